@@ -1,0 +1,287 @@
+//! Verification of what a country received: each batch by itself, and the chain that the batches form.
+//!
+//! Everyone who verifies uses this: the distribution service, `keyferry verify`, and the tests.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    avro::Record,
+    batch::{Checkpoint, Level, MANIFEST_VERSION, Manifest, SignedBatch, manifest_signature_holds, sha256},
+    canonical::Canonical,
+    cms::Detached,
+    country::Country,
+    efgs::{self, DiagnosisKey, Encoding},
+    network::{Network, Use},
+    records::Hash,
+    time::Millis,
+};
+
+/// What is wrong with a batch, a checkpoint or a chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Break {
+    /// The manifest is no canonical Avro of the version known here.
+    #[error("the manifest can not be read")]
+    Manifest,
+    /// It belongs to another network.
+    #[error("it belongs to network {0}")]
+    Network(String),
+    /// It is for another country.
+    #[error("it is for {0}")]
+    Destination(Country),
+    /// The network version it names was never published, as far as is known here.
+    #[error("it names network version {0}, which is not known here")]
+    NetworkVersion(i64),
+    /// No such signing key was in force.
+    #[error("signing key {0:?} was not in force")]
+    SigningKey(String),
+    /// The hub's signature does not hold.
+    #[error("the signature does not hold")]
+    Signature,
+    /// A hash of the manifest is not that of the part it names.
+    #[error("the {0} is not what the manifest says")]
+    Part(&'static str),
+    /// The origin's signature does not verify over these keys.
+    #[error("the origin's signature does not hold")]
+    Origin,
+    /// A batch is missing, doubled or out of order.
+    #[error("sequence {found} follows {last}")]
+    Sequence {
+        /// Of the batch before.
+        last: i64,
+        /// Of this one.
+        found: i64,
+    },
+    /// It does not follow the batch before it.
+    #[error("it names another predecessor than sequence {0}")]
+    Predecessor(i64),
+    /// A checkpoint states another end of the chain than what was received.
+    #[error("a checkpoint states sequence {stated}, and {received} was received")]
+    Checkpoint {
+        /// By the checkpoint.
+        stated: i64,
+        /// By us.
+        received: i64,
+    },
+}
+
+/// Finds the version of the network document that a batch names.
+pub trait Networks {
+    /// The version, verified.
+    fn version(&self, version: i64) -> Option<&Network>;
+}
+
+impl Networks for Network {
+    fn version(&self, version: i64) -> Option<&Network> {
+        (Network::version(self) == version).then_some(self)
+    }
+}
+
+impl<N: std::borrow::Borrow<Network>> Networks for BTreeMap<i64, N> {
+    fn version(&self, version: i64) -> Option<&Network> {
+        self.get(&version).map(std::borrow::Borrow::borrow)
+    }
+}
+
+/// A batch of which everything that stands in it was verified.
+pub struct VerifiedBatch {
+    manifest: Manifest,
+    hash: Hash,
+    keys: Vec<DiagnosisKey>,
+}
+
+impl VerifiedBatch {
+    /// Verifies one batch by itself: signature, every hash, and for a whole one the origin's signature.
+    ///
+    /// # Errors
+    /// The first [`Break`] found.
+    pub fn verify(batch: &SignedBatch, networks: &impl Networks) -> Result<Self, Break> {
+        let (manifest, network) = verify_sealed(batch, networks)?;
+        if sha256(&batch.keys) != manifest.content {
+            return Err(Break::Part("key bytes"));
+        }
+        let keys =
+            efgs::decode(Encoding::Protobuf, batch.keys.clone()).map_err(|_| Break::Part("key bytes"))?;
+        let count = usize::try_from(manifest.keys).unwrap_or(usize::MAX);
+        if keys.len() != count || batch.new.len() != count.div_ceil(8) {
+            return Err(Break::Part("number of keys"));
+        }
+        let home = network.resolve(manifest.origin);
+        if keys.iter().any(|k| !k.origin.parse().is_ok_and(|c| network.resolve(c) == home)) {
+            return Err(Break::Part("origin of a key"));
+        }
+        let canonical = Canonical::of(&keys);
+        let signed = canonical.bytes();
+        if sha256(&signed) != manifest.canonical
+            || canonical.iter().enumerate().any(|(i, (index, _))| i != index)
+        {
+            return Err(Break::Part("canonical form"));
+        }
+        if batch.origin_signature.is_some() != (manifest.level == Level::Whole) {
+            return Err(Break::Part("level"));
+        }
+        let of_origin = batch.origin_signature.as_deref().unwrap_or_default();
+        if manifest.level == Level::Whole && !origin_holds(of_origin, &signed, &manifest, network) {
+            return Err(Break::Origin);
+        }
+        Ok(Self { hash: sha256(&batch.manifest), manifest, keys })
+    }
+
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// SHA-256 of the manifest, which the next batch names as its predecessor.
+    #[must_use]
+    pub fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    /// Its keys in canonical order.
+    #[must_use]
+    pub fn keys(&self) -> &[DiagnosisKey] {
+        &self.keys
+    }
+}
+
+/// Verifies all of a batch but its keys, which a store erases in time: the signature, and the hashes of what is left.
+///
+/// # Errors
+/// The first [`Break`] found.
+pub fn verify_sealed<'n>(
+    batch: &SignedBatch,
+    networks: &'n impl Networks,
+) -> Result<(Manifest, &'n Network), Break> {
+    let manifest = read_manifest(&batch.manifest)?;
+    let version = Break::NetworkVersion(manifest.network_version);
+    let network = networks.version(manifest.network_version).ok_or(version)?;
+    if network.name() != manifest.network {
+        return Err(Break::Network(manifest.network));
+    }
+    let key = network
+        .signing_key(&manifest.signing_key, manifest.created_at)
+        .ok_or_else(|| Break::SigningKey(manifest.signing_key.clone()))?;
+    if !manifest_signature_holds(key, &batch.manifest, &batch.signature) {
+        return Err(Break::Signature);
+    }
+    let of_origin = batch.origin_signature.as_deref().unwrap_or_default();
+    for (part, bytes, hash) in [
+        ("bitmap", batch.new.as_ref(), &manifest.bitmap),
+        ("origin's signature", of_origin, &manifest.origin_signature),
+    ] {
+        if sha256(bytes) != *hash {
+            return Err(Break::Part(part));
+        }
+    }
+    Ok((manifest, network))
+}
+
+fn read_manifest(bytes: &Bytes) -> Result<Manifest, Break> {
+    let manifest = Manifest::from_avro(bytes.clone()).map_err(|_| Break::Manifest)?;
+    // One manifest has one form: numbers padded with zero bytes would be another with the same meaning.
+    if manifest.schema_version != MANIFEST_VERSION || manifest.to_avro() != *bytes {
+        return Err(Break::Manifest);
+    }
+    Ok(manifest)
+}
+
+fn origin_holds(cms: &[u8], canonical: &[u8], manifest: &Manifest, network: &Network) -> bool {
+    let Ok(mut cms) = Detached::read(cms) else { return false };
+    network
+        .registered(&manifest.signing_certificate, Use::Signing)
+        .filter(|r| r.country == manifest.origin && r.in_force(manifest.created_at))
+        .any(|r| cms.names(&r.certificate) && cms.verify(canonical, &r.certificate))
+}
+
+/// How far the chain from one origin goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Sequence of the last batch.
+    pub sequence: i64,
+    /// SHA-256 of its manifest.
+    pub manifest: Hash,
+    /// When it was made.
+    pub at: Millis,
+}
+
+/// All chains that end at one destination, each at its last verified batch.
+#[derive(Debug, Clone)]
+pub struct Chains {
+    destination: Country,
+    links: BTreeMap<Country, Link>,
+}
+
+impl Chains {
+    /// Chains of which nothing was received yet.
+    #[must_use]
+    pub fn new(destination: Country) -> Self {
+        Self { destination, links: BTreeMap::new() }
+    }
+
+    /// Chains that were verified up to `links` before.
+    #[must_use]
+    pub fn resume(destination: Country, links: BTreeMap<Country, Link>) -> Self {
+        Self { destination, links }
+    }
+
+    /// The end of each chain.
+    #[must_use]
+    pub fn links(&self) -> &BTreeMap<Country, Link> {
+        &self.links
+    }
+
+    /// Appends a verified batch.
+    ///
+    /// # Errors
+    /// A [`Break`] if it is for another country, or does not follow the batch before it; the chain stays as it was.
+    pub fn append(&mut self, batch: &VerifiedBatch) -> Result<(), Break> {
+        let manifest = &batch.manifest;
+        if manifest.destination != self.destination {
+            return Err(Break::Destination(manifest.destination));
+        }
+        let (last, predecessor) =
+            self.links.get(&manifest.origin).map_or((0, [0; 32]), |l| (l.sequence, l.manifest));
+        if manifest.sequence != last + 1 {
+            return Err(Break::Sequence { last, found: manifest.sequence });
+        }
+        if manifest.previous != predecessor {
+            return Err(Break::Predecessor(last));
+        }
+        let link = Link { sequence: manifest.sequence, manifest: batch.hash, at: manifest.created_at };
+        self.links.insert(manifest.origin, link);
+        Ok(())
+    }
+
+    /// Holds a checkpoint against what was received; on an empty chain, verification starts there.
+    ///
+    /// # Errors
+    /// A [`Break`] if its signature does not hold, or it states another end of the chain.
+    pub fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &Network) -> Result<(), Break> {
+        if checkpoint.destination != self.destination {
+            return Err(Break::Destination(checkpoint.destination));
+        }
+        if checkpoint.network != network.name() {
+            return Err(Break::Network(checkpoint.network.clone()));
+        }
+        let key = network
+            .signing_key(&checkpoint.signing_key, checkpoint.at)
+            .ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()))?;
+        if !checkpoint.holds(key) {
+            return Err(Break::Signature);
+        }
+        let stated = Link { sequence: checkpoint.sequence, manifest: checkpoint.manifest, at: checkpoint.at };
+        match self.links.get(&checkpoint.origin) {
+            Some(l) if (l.sequence, l.manifest) == (stated.sequence, stated.manifest) => Ok(()),
+            Some(l) => Err(Break::Checkpoint { stated: stated.sequence, received: l.sequence }),
+            None => {
+                if stated.sequence > 0 {
+                    self.links.insert(checkpoint.origin, stated);
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The contract of Keyferry: what stands on its topics and on the wire, and how it is verified. No I/O, no clock.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`efgs`] | the keys as backends send them: protobuf and JSON |
+//! | [`canonical`] | the bytes that an origin signs |
+//! | [`cms`], [`certificate`] | that signature, and the certificates behind it |
+//! | [`network`] | the signed document of members, certificates and agreements |
+//! | [`records`] | the records of the topics `uploads`, `ledger`, `heads`, `network` |
+//! | [`batch`] | the records of the topics `keys`: signed batches and checkpoints |
+//! | [`chain`] | verification of batches and of the chain they form |
+//! | [`rejection`] | the closed list of reasons for a refusal |
+//! | [`topics`] | names and settings of the topics |
+//! | [`avro`] | the codec of all records; the schemas are in `avro/` |
+//! | [`country`], [`time`] | country codes; times and ten-minute intervals |
+//! | `world` | with the feature `world`: a made-up network with keys and certificates, for the demo and the tests |
+
+pub mod avro;
+pub mod batch;
+pub mod canonical;
+pub mod certificate;
+pub mod chain;
+pub mod cms;
+pub mod country;
+pub mod efgs;
+mod json;
+pub mod network;
+pub mod records;
+pub mod rejection;
+pub mod time;
+pub mod topics;
+#[cfg(feature = "world")]
+pub mod world;

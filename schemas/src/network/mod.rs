@@ -1,0 +1,306 @@
+//! The network document, verified: who takes part, with which certificates, and what may flow to whom.
+//!
+//! A [`Network`] can only be had by way of the trust anchor's signature, so whoever holds one holds a signed truth.
+
+mod check;
+mod document;
+
+use std::collections::{BTreeMap, HashMap};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use ed25519_dalek::VerifyingKey;
+use openssl::{hash::MessageDigest, sign::Verifier};
+
+pub use check::Fault;
+pub use document::*;
+
+use crate::{
+    batch::{DataClass, Level},
+    certificate::Certificate,
+    cms::Detached,
+    country::Country,
+    efgs::DiagnosisKey,
+    records::{Hash, NetworkRecord},
+    rejection::Rejection,
+    time::Millis,
+};
+
+/// Why a network document is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UntrustedNetwork {
+    /// The CMS itself is wrong.
+    #[error("the signature of the network document is unusable: {0}")]
+    Signature(Rejection),
+    /// No pinned anchor made it.
+    #[error("no trust anchor of this configuration signed network version {0}")]
+    Anchor(i64),
+    /// It is not YAML of the right form.
+    #[error("the network document can not be read: {0}")]
+    Syntax(String),
+    /// It is signed, and wrong.
+    #[error("the network document is signed and has {} fault(s), first: {}", .0.len(), .0[0])]
+    Faults(Vec<Fault>),
+    /// The record around it says otherwise.
+    #[error("the record says network {network} version {version}, the signed document does not")]
+    Mismatch {
+        /// Of the record.
+        network: String,
+        /// Of the record.
+        version: i64,
+    },
+}
+
+/// A registered certificate, in a form that can be used.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// The member it belongs to.
+    pub country: Country,
+    /// What for.
+    pub usage: Use,
+    /// The certificate.
+    pub certificate: Certificate,
+    /// From when it counts.
+    pub from: Millis,
+    /// Until when.
+    pub until: Millis,
+    /// When it was revoked.
+    pub revoked: Option<Millis>,
+    /// The entry it was made from, which audits show.
+    pub entry: CertificateEntry,
+}
+
+impl Registered {
+    /// Whether it counts at `now`.
+    #[must_use]
+    pub fn in_force(&self, now: Millis) -> bool {
+        self.from <= now
+            && now < self.until
+            && self.revoked.is_none_or(|t| now < t)
+            && self.certificate.in_force(now)
+    }
+}
+
+struct SigningKey {
+    key: VerifyingKey,
+    from: Millis,
+    until: Millis,
+}
+
+/// One version of the network document that a pinned trust anchor has signed.
+pub struct Network {
+    document: Document,
+    members: BTreeMap<Country, usize>,
+    certificates: Vec<Registered>,
+    by_hash: HashMap<Hash, Vec<usize>>,
+    signing_keys: HashMap<String, SigningKey>,
+}
+
+impl Network {
+    /// Verifies and reads one version.
+    ///
+    /// # Errors
+    /// [`UntrustedNetwork`].
+    pub fn open(record: &NetworkRecord, anchors: &[Certificate]) -> Result<Self, UntrustedNetwork> {
+        let mut signature = Detached::read(&record.signature).map_err(UntrustedNetwork::Signature)?;
+        if !anchors.iter().any(|a| signature.names(a) && signature.verify(&record.document, a)) {
+            return Err(UntrustedNetwork::Anchor(record.version));
+        }
+        let network = Self::read(&record.document, anchors)?;
+        if (&network.document.network, network.document.version) != (&record.network, record.version) {
+            return Err(UntrustedNetwork::Mismatch {
+                network: record.network.clone(),
+                version: record.version,
+            });
+        }
+        Ok(network)
+    }
+
+    /// Reads a document whose signature is not there yet, for those who are about to make it.
+    ///
+    /// # Errors
+    /// [`UntrustedNetwork`], all faults at once.
+    pub fn read(document: &Bytes, anchors: &[Certificate]) -> Result<Self, UntrustedNetwork> {
+        let text = std::str::from_utf8(document).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
+        let document: Document =
+            serde_saphyr::from_str(text).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
+        let mut faults = check::check(&document);
+        let mut network = Self {
+            members: document.members.iter().enumerate().map(|(i, m)| (m.country, i)).collect(),
+            certificates: Vec::new(),
+            by_hash: HashMap::new(),
+            signing_keys: HashMap::new(),
+            document,
+        };
+        network.load_certificates(anchors, &mut faults);
+        network.load_signing_keys(&mut faults);
+        if faults.is_empty() { Ok(network) } else { Err(UntrustedNetwork::Faults(faults)) }
+    }
+
+    fn load_certificates(&mut self, anchors: &[Certificate], faults: &mut Vec<Fault>) {
+        for (m, member) in self.document.members.iter().enumerate() {
+            for (c, entry) in member.certificates.iter().enumerate() {
+                let path = format!("members[{m}] ({}).certificates[{c}]", member.country);
+                let certificate = match Certificate::from_pem(&entry.pem) {
+                    Ok(certificate) => certificate,
+                    Err(e) => {
+                        faults.push(Fault::new(format!("{path}.pem"), e.to_string()));
+                        continue;
+                    }
+                };
+                if !anchor_signed(entry, anchors) {
+                    let what = "is not the trust anchor's signature over `pem`; run `keyferry network sign`";
+                    faults.push(Fault::new(format!("{path}.anchor_signature"), what.into()));
+                }
+                if certificate.country() != Some(member.country) {
+                    let what = format!("the subject's C is not {}", member.country);
+                    faults.push(Fault::new(format!("{path}.pem"), what));
+                }
+                self.by_hash.entry(certificate.sha256()).or_default().push(self.certificates.len());
+                self.certificates.push(Registered {
+                    country: member.country,
+                    usage: entry.usage,
+                    certificate,
+                    from: entry.from.into(),
+                    until: entry.until.into(),
+                    revoked: entry.revoked.map(Into::into),
+                    entry: entry.clone(),
+                });
+            }
+        }
+    }
+
+    fn load_signing_keys(&mut self, faults: &mut Vec<Fault>) {
+        for (i, entry) in self.document.signing_keys.iter().enumerate() {
+            let key = STANDARD.decode(&entry.public_key).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
+            match key.and_then(|b| VerifyingKey::from_bytes(&b).ok()) {
+                Some(key) => {
+                    let (from, until) = (entry.from.into(), entry.until.into());
+                    self.signing_keys.insert(entry.id.clone(), SigningKey { key, from, until });
+                }
+                None => faults.push(Fault::new(
+                    format!("signing_keys[{i}].public_key"),
+                    "is not an Ed25519 public key in base64 (32 bytes); `keyferry keys public` prints it"
+                        .into(),
+                )),
+            }
+        }
+    }
+
+    /// The document behind this version.
+    #[must_use]
+    pub fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// Version.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        self.document.version
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.document.network
+    }
+
+    /// Every member's country, in alphabetical order.
+    pub fn countries(&self) -> impl Iterator<Item = Country> {
+        self.members.keys().copied()
+    }
+
+    /// The member with exactly this code.
+    #[must_use]
+    pub fn member(&self, country: Country) -> Option<&Member> {
+        self.members.get(&country).map(|i| &self.document.members[*i])
+    }
+
+    /// The country that `code` stands for, aliases resolved; for comparison only.
+    #[must_use]
+    pub fn resolve(&self, code: Country) -> Country {
+        self.document.aliases.get(&code).copied().unwrap_or(code)
+    }
+
+    /// State of a member at `now`; pending before its first, and for strangers.
+    #[must_use]
+    pub fn state(&self, country: Country, now: Millis) -> MemberState {
+        let states = self.member(country).map(|m| m.states.as_slice()).unwrap_or_default();
+        states.iter().rev().find(|s| Millis::from(s.from) <= now).map_or(MemberState::Pending, |s| s.state)
+    }
+
+    /// Every registered certificate, in the order of the document.
+    #[must_use]
+    pub fn certificates(&self) -> &[Registered] {
+        &self.certificates
+    }
+
+    /// Registrations of the certificate with this SHA-256 for this use.
+    pub fn registered(&self, sha256: &Hash, usage: Use) -> impl Iterator<Item = &Registered> {
+        let indexes = self.by_hash.get(sha256).map(Vec::as_slice).unwrap_or_default();
+        indexes.iter().map(|i| &self.certificates[*i]).filter(move |r| r.usage == usage)
+    }
+
+    /// The signing key with this name, if it was in force at `now`.
+    #[must_use]
+    pub fn signing_key(&self, id: &str, now: Millis) -> Option<&VerifyingKey> {
+        self.signing_keys.get(id).filter(|k| k.from <= now && now < k.until).map(|k| &k.key)
+    }
+
+    /// The agreement under which `keys` may flow, and whether it covers all of them.
+    ///
+    /// One that covers every key goes first, then one that covers any; among equals the lowest number.
+    pub fn agreement<'a>(
+        &self,
+        origin: Country,
+        destination: Country,
+        now: Millis,
+        keys: impl Iterator<Item = &'a DiagnosisKey> + Clone,
+    ) -> Option<(&Agreement, Level)> {
+        let mut in_force: Vec<_> = self
+            .document
+            .agreements
+            .iter()
+            .filter(|a| Millis::from(a.from) <= now && now < Millis::from(a.until))
+            .filter(|a| a.kinds.contains(&KindName::ExposedKeys) && a.joins(origin, destination))
+            .collect();
+        in_force.sort_by_key(|a| a.id);
+        let whole = in_force.iter().find(|a| keys.clone().all(|k| a.covers(k)));
+        whole.map(|a| (*a, Level::Whole)).or_else(|| {
+            in_force.iter().find(|a| keys.clone().any(|k| a.covers(k))).map(|a| (*a, Level::Subset))
+        })
+    }
+}
+
+impl Agreement {
+    fn joins(&self, origin: Country, destination: Country) -> bool {
+        let mutual = self.parties.contains(&origin) && self.parties.contains(&destination);
+        mutual || (self.origins.contains(&origin) && self.destinations.contains(&destination))
+    }
+
+    /// Whether it covers the report type of `key`.
+    #[must_use]
+    pub fn covers(&self, key: &DiagnosisKey) -> bool {
+        self.report_types.iter().any(|t| *t as i32 == key.report_type)
+    }
+}
+
+impl From<DataClassName> for DataClass {
+    fn from(name: DataClassName) -> Self {
+        match name {
+            DataClassName::Pseudonymous => Self::Pseudonymous,
+            DataClassName::Anonymous => Self::Anonymous,
+        }
+    }
+}
+
+fn anchor_signed(entry: &CertificateEntry, anchors: &[Certificate]) -> bool {
+    let Ok(signature) = STANDARD.decode(&entry.anchor_signature) else { return false };
+    anchors.iter().any(|anchor| {
+        let holds = || -> Result<bool, openssl::error::ErrorStack> {
+            let key = anchor.x509().public_key()?;
+            Verifier::new(MessageDigest::sha256(), &key)?.verify_oneshot(&signature, entry.pem.as_bytes())
+        };
+        holds().unwrap_or(false)
+    })
+}

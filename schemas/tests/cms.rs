@@ -1,0 +1,301 @@
+//! Signatures made by the `openssl` program, as national backends make them, and the ways to make them wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{fs, path::Path, process::Command};
+
+use jiff::Timestamp;
+use keyferry_schemas::{
+    certificate::{BadCertificate, Certificate},
+    cms::Detached,
+    rejection::Rejection,
+    world::{Algorithm, Identity},
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const NOW: Timestamp = Timestamp::constant(1_603_022_400, 0);
+const CONTENT: &[u8] = b"dcc0xt0aeC3nqWXaXrkxJQ==.\r\n\0AChUIA==.\n";
+
+/// A directory with a content, and certificates and keys by name.
+struct Desk {
+    directory: TempDir,
+}
+
+impl Desk {
+    fn new(identities: &[(&str, &Identity)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("content"), CONTENT).unwrap();
+        for (name, identity) in identities {
+            fs::write(directory.path().join(format!("{name}.pem")), identity.certificate_pem().unwrap())
+                .unwrap();
+            fs::write(directory.path().join(format!("{name}.key")), identity.key_pem().unwrap()).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output =
+            Command::new("openssl").current_dir(self.path()).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// What `openssl cms -sign` writes with these options.
+    fn sign(&self, options: &str) -> Vec<u8> {
+        self.openssl(&format!("cms -sign -binary -in content -outform DER -out cms {options}"));
+        fs::read(self.path().join("cms")).unwrap()
+    }
+}
+
+/// The same CMS with indefinite lengths, down to the parts of the `SignedData`, as Java libraries write it.
+fn ber(der: &[u8]) -> Vec<u8> {
+    fn elements(mut der: &[u8], depth: u8, out: &mut Vec<u8>) {
+        while let [tag, length, ..] = *der {
+            let digits = if length < 0x80 { 0 } else { usize::from(length & 0x7f) };
+            let long = der[2..2 + digits].iter().fold(0, |n, d| n << 8 | usize::from(*d));
+            let start = 2 + digits;
+            let end = start + if digits == 0 { usize::from(length) } else { long };
+            if tag & 0x20 != 0 && depth < 4 {
+                out.extend([tag, 0x80]);
+                elements(&der[start..end], depth + 1, out);
+                out.extend([0, 0]);
+            } else {
+                out.extend(&der[..end]);
+            }
+            der = &der[end..];
+        }
+    }
+    let mut out = Vec::new();
+    elements(der, 0, &mut out);
+    out
+}
+
+fn identity(name: &str, algorithm: Algorithm) -> Identity {
+    Identity::new("NL", name, algorithm, NOW).unwrap()
+}
+
+/// The refusal of the structure; or whether it names `of` and holds over `content`.
+fn judge(cms: &[u8], content: &[u8], of: &Certificate) -> Result<(bool, bool), Rejection> {
+    Detached::read(cms).map(|mut cms| (cms.names(of), cms.verify(content, of)))
+}
+
+const HOLDS: Result<(bool, bool), Rejection> = Ok((true, true));
+
+#[test]
+fn what_backends_send_holds() {
+    let rsa = identity("rsa", Algorithm::Rsa(2048));
+    let p256 = identity("p256", Algorithm::P256);
+    let desk = Desk::new(&[("rsa", &rsa), ("p256", &p256)]);
+    for (name, identity) in [("rsa", &rsa), ("p256", &p256)] {
+        let signer = format!("-signer {name}.pem -inkey {name}.key");
+        let mut forms = vec![String::new()];
+        for md in ["sha256", "sha384", "sha512"] {
+            for attributes in ["", " -noattr"] {
+                forms.push(format!(" -md {md}{attributes}"));
+            }
+        }
+        for form in ["-nocerts", "-keyid", "-nosmimecap", "-nocerts -noattr -keyid"] {
+            forms.push(format!(" {form}"));
+        }
+        if name == "rsa" {
+            let pss = "-keyopt rsa_padding_mode:pss";
+            forms.extend(["sha256", "sha384", "sha512"].map(|md| format!(" -md {md} {pss}")));
+            forms.push(format!(" {pss} -noattr -keyopt rsa_pss_saltlen:0"));
+        }
+        for form in forms {
+            let cms = desk.sign(&format!("{signer}{form}"));
+            assert_eq!(judge(&cms, CONTENT, &identity.certificate), HOLDS, "{name}{form}");
+            assert_eq!(judge(&ber(&cms), CONTENT, &identity.certificate), HOLDS, "{name}{form}, BER");
+        }
+    }
+}
+
+#[test]
+fn the_older_program_for_pkcs7_holds() {
+    let signer = identity("NL", Algorithm::P256);
+    let desk = Desk::new(&[("nl", &signer)]);
+    desk.openssl("smime -sign -binary -in content -outform DER -out cms -signer nl.pem -inkey nl.key");
+    assert_eq!(judge(&fs::read(desk.path().join("cms")).unwrap(), CONTENT, &signer.certificate), HOLDS);
+}
+
+#[test]
+fn other_content_or_another_certificate_does_not_hold() {
+    let (own, other) = (identity("own", Algorithm::P256), identity("other", Algorithm::P256));
+    let rsa = identity("rsa", Algorithm::Rsa(2048));
+    let desk = Desk::new(&[("own", &own)]);
+    for form in ["", " -noattr", " -keyid", " -nocerts"] {
+        let cms = desk.sign(&format!("-signer own.pem -inkey own.key{form}"));
+        assert_eq!(judge(&cms, b"other", &own.certificate), Ok((true, false)), "{form}");
+        assert_eq!(judge(&cms, b"", &own.certificate), Ok((true, false)), "{form}");
+        // Line ends are content: nothing translates them.
+        let unix = CONTENT.iter().copied().filter(|b| *b != b'\r').collect::<Vec<_>>();
+        assert_eq!(judge(&cms, &unix, &own.certificate), Ok((true, false)), "{form}");
+        for certificate in [&other.certificate, &rsa.certificate] {
+            assert_eq!(judge(&cms, CONTENT, certificate), Ok((false, false)), "{form}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_only_looks_the_same_does_not_hold() {
+    // Same issuer and serial number, another key: the CMS names it, and the signature decides.
+    let desk =
+        Desk::new(&[("own", &identity("a", Algorithm::P256)), ("other", &identity("b", Algorithm::P256))]);
+    let twin = "-set_serial 42 -subj /C=NL/CN=twin";
+    desk.openssl(&format!("req -x509 -new -key own.key -out first.pem -days 9000 {twin}"));
+    desk.openssl(&format!("req -x509 -new -key other.key -out second.pem -days 9000 {twin}"));
+    let read = |file| Certificate::from_pem(&fs::read_to_string(desk.path().join(file)).unwrap()).unwrap();
+    let cms = desk.sign("-signer first.pem -inkey own.key");
+    assert_eq!(judge(&cms, CONTENT, &read("first.pem")), HOLDS);
+    assert_eq!(judge(&cms, CONTENT, &read("second.pem")), Ok((true, false)));
+}
+
+#[test]
+fn each_fault_of_structure_has_its_name() {
+    let (nl, de) = (identity("NL", Algorithm::Rsa(2048)), identity("DE", Algorithm::P256));
+    let desk = Desk::new(&[("nl", &nl), ("de", &de)]);
+    let (rsa, ec) = ("-signer nl.pem -inkey nl.key", "-signer de.pem -inkey de.key");
+    let refused = |options: &str| judge(&desk.sign(options), CONTENT, &nl.certificate).unwrap_err();
+    for signer in [rsa, ec] {
+        for weak in ["-md sha1", "-md sha1 -noattr", "-md sha224"] {
+            assert_eq!(
+                refused(&format!("{signer} {weak}")),
+                Rejection::SignatureAlgorithm,
+                "{signer} {weak}"
+            );
+        }
+        // This program embeds the content when it streams DER, whatever else it is told.
+        for embedded in ["-nodetach", "-stream", "-nodetach -noattr -nocerts"] {
+            let reason = refused(&format!("{signer} {embedded}"));
+            assert_eq!(reason, Rejection::SignatureEmbeddedContent, "{signer} {embedded}");
+        }
+    }
+    assert_eq!(refused(&format!("{rsa} -md md5")), Rejection::SignatureAlgorithm);
+    let pss = "-keyopt rsa_padding_mode:pss";
+    assert_eq!(refused(&format!("{rsa} -md sha1 {pss}")), Rejection::SignatureAlgorithm);
+    assert_eq!(refused(&format!("{rsa} {ec}")), Rejection::SignatureSigners);
+
+    desk.sign(rsa);
+    desk.openssl(&format!("cms -resign -inform DER -in cms -outform DER -out two {ec}"));
+    let two = fs::read(desk.path().join("two")).unwrap();
+    assert_eq!(judge(&two, CONTENT, &nl.certificate), Err(Rejection::SignatureSigners));
+    desk.openssl("crl2pkcs7 -nocrl -certfile nl.pem -outform DER -out none");
+    let none = fs::read(desk.path().join("none")).unwrap();
+    assert_eq!(judge(&none, CONTENT, &nl.certificate), Err(Rejection::SignatureSigners));
+}
+
+#[test]
+fn the_content_is_plain_data_by_type_too() {
+    let nl = identity("NL", Algorithm::P256);
+    let desk = Desk::new(&[("nl", &nl)]);
+    for form in ["", " -noattr"] {
+        let mut cms = desk.sign(&format!("-signer nl.pem -inkey nl.key{form}"));
+        // 1.2.840.113549.1.7.1, first where the CMS names the type of its content.
+        let data = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
+        let last = cms.windows(data.len()).position(|w| w == data).unwrap() + data.len() - 1;
+        cms[last] = 0x05;
+        assert_eq!(judge(&cms, CONTENT, &nl.certificate), Err(Rejection::SignatureMalformed), "{form}");
+    }
+}
+
+#[test]
+fn no_byte_may_follow_and_none_be_missing() {
+    let nl = identity("NL", Algorithm::P256);
+    let desk = Desk::new(&[("nl", &nl)]);
+    let der = desk.sign("-signer nl.pem -inkey nl.key");
+    for (form, cms) in [("DER", der.clone()), ("BER", ber(&der))] {
+        for more in [&[0][..], &[0, 0], b"\n", &cms] {
+            let longer = [&cms[..], more].concat();
+            assert_eq!(
+                judge(&longer, CONTENT, &nl.certificate),
+                Err(Rejection::SignatureTrailingBytes),
+                "{form}"
+            );
+        }
+        for end in 0..cms.len() {
+            assert!(judge(&cms[..end], CONTENT, &nl.certificate).is_err(), "{form} {end}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_signature_is_malformed() {
+    let nl = identity("NL", Algorithm::P256);
+    let desk = Desk::new(&[("nl", &nl)]);
+    desk.openssl("cms -data_create -in content -binary -outform DER -out data");
+    desk.openssl("cms -encrypt -in content -binary -aes256 -outform DER -out encrypted nl.pem");
+    desk.openssl("cms -digest_create -in content -binary -md sha256 -outform DER -out digest");
+    desk.sign("-signer nl.pem -inkey nl.key -outform PEM");
+    let pem = fs::read(desk.path().join("cms")).unwrap();
+    let mut others: Vec<_> =
+        ["data", "encrypted", "digest"].map(|f| fs::read(desk.path().join(f)).unwrap()).into_iter().collect();
+    others.push(nl.certificate.x509().to_der().unwrap());
+    others.extend([vec![], vec![0x30, 0], vec![0x30, 0x80, 0, 0], b"no".to_vec()]);
+    for other in others {
+        assert_eq!(judge(&other, CONTENT, &nl.certificate), Err(Rejection::SignatureMalformed), "{other:?}");
+    }
+    assert!(judge(&pem, CONTENT, &nl.certificate).is_err());
+}
+
+#[test]
+fn a_thumbprint_that_begins_with_a_zero_byte_is_like_any_other() {
+    let key = identity("NL", Algorithm::P256).key;
+    let second = NOW.as_second();
+    let nl = (0..20_000)
+        .map(|i| Identity::with_dates("NL", &format!("NL {i}"), key.clone(), second - 1, second + 1).unwrap())
+        .find(|nl| nl.certificate.sha256()[0] == 0)
+        .unwrap();
+    let cms = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key");
+    assert_eq!(judge(&cms, CONTENT, &nl.certificate), HOLDS);
+}
+
+#[test]
+fn certificates_that_can_not_be_registered() {
+    let desk = Desk::new(&[]);
+    let made = |request: &str| {
+        desk.openssl(&format!("req -new -nodes -keyout a.key -out a.csr -subj /C=NL/CN=a {request}"));
+        // Without extensions this program makes version 1.
+        desk.openssl("x509 -req -in a.csr -signkey a.key -days 30 -out v1.pem");
+        desk.openssl(&format!("req -x509 -key a.key -days 30 -out v3.pem -subj /C=NL/CN=a {request}"));
+        ["v1.pem", "v3.pem"].map(|f| Certificate::from_pem(&fs::read_to_string(desk.path().join(f)).unwrap()))
+    };
+    let [v1, v3] = made("-newkey rsa:2048");
+    assert_eq!(v1.as_ref().err(), Some(&BadCertificate::Version(1)));
+    assert!(v1.unwrap_err().to_string().starts_with("an X.509 v1 certificate: TLS here needs v3"));
+    assert_eq!(v3.unwrap().country(), "NL".parse().ok());
+    let key = |request| made(request)[1].as_ref().err().map(ToString::to_string).unwrap_or_default();
+    assert!(key("-newkey rsa:1024").starts_with("the key is RSA with 1024 bits"));
+    assert!(
+        key("-newkey ec -pkeyopt ec_paramgen_curve:secp224r1").starts_with("the key is EC with 224 bits")
+    );
+    assert!(key("-newkey ed25519").starts_with("the key is of an unused kind"));
+    let pem = fs::read_to_string(desk.path().join("v3.pem")).unwrap();
+    for other in [
+        String::new(),
+        "garbage".into(),
+        pem.repeat(2),
+        fs::read_to_string(desk.path().join("a.key")).unwrap(),
+    ] {
+        assert_eq!(Certificate::from_pem(&other).err(), Some(BadCertificate::Pem));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_changed_signature_never_panics(at: proptest::sample::Index, byte: u8) {
+        static CMS: std::sync::OnceLock<(Identity, Vec<u8>)> = std::sync::OnceLock::new();
+        let (nl, cms) = CMS.get_or_init(|| {
+            let nl = identity("NL", Algorithm::P256);
+            let cms = ber(&Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key"));
+            (nl, cms)
+        });
+        let mut changed = cms.clone();
+        changed[at.index(cms.len())] = byte;
+        let _ = judge(&changed, CONTENT, &nl.certificate);
+    }
+}
