@@ -1,0 +1,84 @@
+//! What librdkafka says of itself, in our log: without what is no news. And what its errors mean.
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel as Level,
+    consumer::{BaseConsumer, ConsumerContext},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    producer::{DeliveryResult, ProducerContext},
+};
+
+/// A consumer whose log is ours.
+pub type Reader = BaseConsumer<Logged>;
+
+/// The context of clients that have no other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Logged;
+
+impl ClientContext for Logged {
+    fn log(&self, level: Level, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Logged {}
+
+impl ProducerContext for Logged {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// Passes on a line of librdkafka.
+pub(crate) fn log(level: Level, facility: &str, message: &str) {
+    match level {
+        // An option for consumers that a producer was given as well, and the other way round: they share one section.
+        _ if facility == "CONFWARN" => tracing::debug!(target: "librdkafka", facility, "{message}"),
+        Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
+            tracing::warn!(target: "librdkafka", facility, "{message}");
+        }
+        Level::Warning => tracing::info!(target: "librdkafka", facility, "{message}"),
+        _ => tracing::debug!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// Passes on a fault that concerns a whole client. What it means for a call, that call says itself.
+pub(crate) fn log_error(error: &KafkaError, reason: &str) {
+    match error {
+        KafkaError::Global(Code::PartitionEOF) | KafkaError::PartitionEOF(_) => (),
+        e if is_passing(e) => tracing::warn!(target: "librdkafka", "{reason}"),
+        e => tracing::error!(target: "librdkafka", error = %e, "{reason}"),
+    }
+}
+
+/// Faults that librdkafka reports on the way and mends by itself.
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::CoordinatorNotAvailable
+                | Code::CoordinatorLoadInProgress
+                | Code::NotCoordinator
+                | Code::Resolve
+                | Code::PollExceeded
+        )
+    )
+}
+
+/// Whether the error says that there is no such topic.
+pub fn is_absence(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+    )
+}

@@ -1,0 +1,232 @@
+//! Framing of Avro records: with a schema registry its five bytes before the value, without one the single-object
+//! encoding of the Avro specification. A reader accepts both.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+
+use apache_avro::{
+    Schema, rabin::Rabin, reader::datum::GenericDatumReader, writer::datum::GenericDatumWriter,
+};
+use bytes::{Buf, Bytes};
+
+use keyferry_schemas::{
+    avro::{AvroError, Record},
+    batch::{Checkpoint, Manifest, SignedBatch},
+    records::{Head, LedgerEntry, NetworkRecord, Upload},
+};
+
+const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
+const REGISTRY: u8 = 0;
+
+/// Every schema that stands on a topic, by name.
+pub const SCHEMAS: [(&str, &str); 7] = [
+    (Upload::NAME, Upload::SCHEMA),
+    (LedgerEntry::NAME, LedgerEntry::SCHEMA),
+    (Head::NAME, Head::SCHEMA),
+    (NetworkRecord::NAME, NetworkRecord::SCHEMA),
+    (Manifest::NAME, Manifest::SCHEMA),
+    (SignedBatch::NAME, SignedBatch::SCHEMA),
+    (Checkpoint::NAME, Checkpoint::SCHEMA),
+];
+
+/// Finds the schema behind an id of the registry.
+pub trait SchemaSource: Send + Sync {
+    /// The text of the schema with this id. May block for a request.
+    ///
+    /// # Errors
+    /// Why it can not be had, in one line.
+    fn schema(&self, id: u32) -> Result<String, String>;
+}
+
+/// What a record on `keyferry.keys.<cc>` is.
+pub enum KeysRecord {
+    /// A batch of keys.
+    Batch(SignedBatch),
+    /// A statement of how far a chain goes.
+    Checkpoint(Checkpoint),
+}
+
+/// Writes and reads framed records. Cheap to clone.
+#[derive(Clone)]
+pub struct Codec {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// By name: our schema, and what stands before each record that we write.
+    own: HashMap<&'static str, (Schema, Vec<u8>)>,
+    /// By id of the registry: the writer's schema.
+    foreign: RwLock<HashMap<u32, Arc<Schema>>>,
+    source: Option<Box<dyn SchemaSource>>,
+}
+
+impl Codec {
+    /// Without a registry.
+    ///
+    /// # Errors
+    /// A schema of this build does not parse, which its tests exclude.
+    pub fn single_object() -> Result<Self, AvroError> {
+        Self::new(None, |_, schema| [&SINGLE_OBJECT[..], &fingerprint(schema)].concat())
+    }
+
+    /// With a registry that knows each of [`SCHEMAS`] by the id in `ids`; others are asked of `source` as they come.
+    ///
+    /// # Errors
+    /// An id is missing.
+    pub fn with_registry(
+        ids: &HashMap<String, u32>,
+        source: Box<dyn SchemaSource>,
+    ) -> Result<Self, AvroError> {
+        if let Some((missing, _)) = SCHEMAS.iter().find(|(name, _)| !ids.contains_key(*name)) {
+            return Err(AvroError::Schema((*missing).to_owned()));
+        }
+        Self::new(Some(source), |name, _| {
+            let id = ids.get(name).copied().unwrap_or_default();
+            [&[REGISTRY][..], &id.to_be_bytes()].concat()
+        })
+    }
+
+    fn new(
+        source: Option<Box<dyn SchemaSource>>,
+        header: impl Fn(&str, &Schema) -> Vec<u8>,
+    ) -> Result<Self, AvroError> {
+        let mut own = HashMap::new();
+        for (name, text) in SCHEMAS {
+            let schema = Schema::parse_str(text).map_err(|e| AvroError::Schema(e.to_string()))?;
+            let header = header(name, &schema);
+            own.insert(name, (schema, header));
+        }
+        Ok(Self { inner: Arc::new(Inner { own, foreign: RwLock::default(), source }) })
+    }
+
+    /// The record, framed.
+    #[must_use]
+    pub fn encode<R: Record>(&self, record: &R) -> Vec<u8> {
+        self.frame::<R>(&record.to_avro())
+    }
+
+    /// The Avro binary of a record, framed.
+    #[must_use]
+    pub fn frame<R: Record>(&self, binary: &[u8]) -> Vec<u8> {
+        let header = self.inner.own.get(R::NAME).map(|(_, header)| header.as_slice()).unwrap_or_default();
+        [header, binary].concat()
+    }
+
+    /// Reads a framed record. Blocks only for a registry id that was not seen before.
+    ///
+    /// # Errors
+    /// [`AvroError`] if it is no such record.
+    pub fn decode<R: Record>(&self, framed: Bytes) -> Result<R, AvroError> {
+        let (writer, binary) = self.open(framed)?;
+        match writer {
+            Writer::Own(name) if name == R::NAME => R::from_avro(binary),
+            Writer::Own(name) => Err(AvroError::Schema(format!("{name} instead of {}", R::NAME))),
+            Writer::Other(schema) => self.resolve(&schema, &binary),
+        }
+    }
+
+    /// Reads a record of `keyferry.keys.<cc>`.
+    ///
+    /// # Errors
+    /// [`AvroError`] if it is neither of the two.
+    pub fn decode_keys(&self, framed: Bytes) -> Result<KeysRecord, AvroError> {
+        let (writer, _) = self.open(framed.clone())?;
+        let checkpoint = match &writer {
+            Writer::Own(name) => *name == Checkpoint::NAME,
+            Writer::Other(schema) => schema.name().is_some_and(|n| n.name() == Checkpoint::NAME),
+        };
+        if checkpoint {
+            self.decode(framed).map(KeysRecord::Checkpoint)
+        } else {
+            self.decode(framed).map(KeysRecord::Batch)
+        }
+    }
+
+    fn open(&self, mut framed: Bytes) -> Result<(Writer, Bytes), AvroError> {
+        for (name, (_, header)) in &self.inner.own {
+            if framed.starts_with(header) {
+                framed.advance(header.len());
+                return Ok((Writer::Own(name), framed));
+            }
+        }
+        if framed.starts_with(&SINGLE_OBJECT) && framed.len() >= 10 {
+            // A registry may be in use here and not at the writer: the fingerprint still tells.
+            framed.advance(2);
+            let fingerprint = framed.split_to(8);
+            let found = fingerprint_of_library(&fingerprint);
+            let own = self.inner.own.iter().find(|(_, (s, _))| found(s));
+            return match own {
+                Some((name, _)) => Ok((Writer::Own(name), framed)),
+                None => Err(AvroError::Schema(format!("fingerprint {fingerprint:x}"))),
+            };
+        }
+        if framed.len() >= 5 && framed[0] == REGISTRY {
+            let id = u32::from_be_bytes([framed[1], framed[2], framed[3], framed[4]]);
+            framed.advance(5);
+            return Ok((Writer::Other(self.foreign(id)?), framed));
+        }
+        Err(AvroError::Schema("no framing".into()))
+    }
+
+    fn foreign(&self, id: u32) -> Result<Arc<Schema>, AvroError> {
+        if let Some(schema) = self.inner.foreign.read().ok().and_then(|known| known.get(&id).cloned()) {
+            return Ok(schema);
+        }
+        let source = self.inner.source.as_ref();
+        let source =
+            source.ok_or_else(|| AvroError::Schema(format!("id {id}, and no registry is configured")))?;
+        let text = source.schema(id).map_err(AvroError::Schema)?;
+        let schema = Arc::new(Schema::parse_str(&text).map_err(|e| AvroError::Schema(e.to_string()))?);
+        if let Ok(mut known) = self.inner.foreign.write() {
+            known.insert(id, Arc::clone(&schema));
+        }
+        Ok(schema)
+    }
+
+    fn resolve<R: Record>(&self, writer: &Schema, binary: &[u8]) -> Result<R, AvroError> {
+        let (reader, _) = self.inner.own.get(R::NAME).ok_or_else(|| AvroError::Schema(R::NAME.into()))?;
+        let resolve = |e: apache_avro::Error| AvroError::Resolve(e.to_string());
+        let resolver = GenericDatumReader::builder(writer).reader_schema(reader).build().map_err(resolve)?;
+        let value = resolver.read_value(&mut &binary[..]).map_err(resolve)?;
+        let ours = GenericDatumWriter::builder(reader).build().map_err(resolve)?;
+        R::from_avro(ours.write_value_to_vec(value).map_err(resolve)?.into())
+    }
+}
+
+/// The fingerprint of a schema by the Avro specification: CRC-64-AVRO of its canonical form, lowest byte first.
+fn fingerprint(schema: &Schema) -> [u8; 8] {
+    const EMPTY: u64 = 0xc15d_213a_a4d7_a795;
+    // The library leaves `{"type":"long"}` where a logical type stood; the specification says `"long"`.
+    let canonical = schema.canonical_form().replace(r#"{"type":"long"}"#, r#""long""#);
+    let crc = canonical.bytes().fold(EMPTY, |crc, byte| {
+        (0..8).fold(crc ^ u64::from(byte), |crc, _| (crc >> 1) ^ (EMPTY & (crc & 1).wrapping_neg()))
+    });
+    crc.to_le_bytes()
+}
+
+/// Writers in Rust may use the library's fingerprint.
+fn fingerprint_of_library(wanted: &[u8]) -> impl Fn(&Schema) -> bool {
+    move |schema| schema.fingerprint::<Rabin>().bytes == wanted || fingerprint(schema) == wanted
+}
+
+enum Writer {
+    Own(&'static str),
+    Other(Arc<Schema>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_those_of_the_specification() {
+        // Without a logical type the library agrees with the specification.
+        let plain = Schema::parse_str(SignedBatch::SCHEMA).unwrap();
+        assert_eq!(fingerprint(&plain).as_slice(), plain.fingerprint::<Rabin>().bytes);
+        // Computed by another implementation (examples/python/wire.py).
+        let logical = Schema::parse_str(Checkpoint::SCHEMA).unwrap();
+        assert_eq!(fingerprint(&logical), 0x2758_5607_39aa_1909u64.to_be_bytes());
+    }
+}

@@ -1,0 +1,97 @@
+//! Reads partition 0 of many topics with one consumer, without a group: how a gateway follows the ledgers of all
+//! members at the price of one connection.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rdkafka::{Message, Offset, TopicPartitionList, consumer::Consumer, error::KafkaError};
+
+use crate::{
+    clients::{Reader, is_absence, is_passing},
+    kafka::{Isolation, Kafka},
+    tail::{BROKER_TIMEOUT, Record, Start},
+};
+
+/// A reader of several topics.
+pub struct Follower {
+    consumer: Reader,
+    /// Offset of the next record, by topic.
+    positions: BTreeMap<String, i64>,
+}
+
+impl Follower {
+    /// A reader of nothing yet. No I/O.
+    ///
+    /// # Errors
+    /// What librdkafka says of the configuration.
+    pub fn new(kafka: &Kafka, isolation: Isolation) -> Result<Self, KafkaError> {
+        Ok(Self { consumer: kafka.reader(isolation)?, positions: BTreeMap::new() })
+    }
+
+    /// Reads `topic`, too. Blocks for up to 10 s to learn its bounds.
+    ///
+    /// # Errors
+    /// The broker can not be reached, or there is no such topic; the others are read on.
+    pub fn add(&mut self, topic: &str, start: Start) -> Result<(), KafkaError> {
+        let (low, high) = self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT)?;
+        let position = match start {
+            Start::Earliest => low,
+            Start::Offset(offset) => offset,
+            Start::End => high,
+        };
+        self.positions.insert(topic.to_owned(), position);
+        self.assign()
+    }
+
+    /// Whether `topic` is read.
+    #[must_use]
+    pub fn follows(&self, topic: &str) -> bool {
+        self.positions.contains_key(topic)
+    }
+
+    /// The next record and the topic it stands on; `None` if there is none within `timeout`, for which it blocks.
+    ///
+    /// # Errors
+    /// [`KafkaError`] that does not mend itself; [`Follower::recover`] puts it right.
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<(String, Record)>, KafkaError> {
+        match self.consumer.poll(timeout) {
+            None | Some(Err(KafkaError::PartitionEOF(_))) => Ok(None),
+            Some(Ok(message)) => {
+                let record = Record::copy(&message);
+                if let Some(position) = self.positions.get_mut(message.topic()) {
+                    *position = record.offset + 1;
+                }
+                Ok(Some((message.topic().to_owned(), record)))
+            }
+            Some(Err(e)) if is_passing(&e) => Ok(None),
+            Some(Err(e)) => Err(e),
+        }
+    }
+
+    /// After an error: goes on with every topic that is still there, where it stood or at the nearest record that is
+    /// left. Returns the topics that are gone. Blocks for up to 10 s per topic.
+    ///
+    /// # Errors
+    /// The broker can not be reached.
+    pub fn recover(&mut self) -> Result<Vec<String>, KafkaError> {
+        let mut gone = Vec::new();
+        for (topic, position) in &mut self.positions {
+            match self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT) {
+                Ok((low, high)) => *position = (*position).clamp(low, high.max(low)),
+                Err(e) if is_absence(&e) => gone.push(topic.clone()),
+                Err(e) => return Err(e),
+            }
+        }
+        self.positions.retain(|topic, _| !gone.contains(topic));
+        self.assign()?;
+        Ok(gone)
+    }
+
+    /// All anew: positions are ours, and what was fetched ahead is fetched again.
+    fn assign(&self) -> Result<(), KafkaError> {
+        let mut partitions = TopicPartitionList::with_capacity(self.positions.len());
+        for (topic, position) in &self.positions {
+            partitions.add_partition_offset(topic, 0, Offset::Offset(*position))?;
+        }
+        self.consumer.assign(&partitions)
+    }
+}

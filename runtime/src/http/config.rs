@@ -1,0 +1,73 @@
+//! The section `http:` of a role.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::tls;
+use crate::config::{Check, Faults};
+
+/// `http:` where countries reach us, and how we know that they are who they say.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HttpConfig {
+    /// `address:port`; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The server's certificate. Without it the listener speaks plain HTTP, and only a trusted proxy can say who the
+    /// client is.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
+    /// Addresses or networks of proxies that end TLS, verify the client's key and pass its certificate on in the
+    /// headers `X-SSL-Client-SHA256` and `X-SSL-Client-DN`. From all others these headers are ignored.
+    #[serde(default, deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Most connections at a time; 1000 unless told. Those above it are closed at once.
+    #[serde(default = "HttpConfig::default_max_connections")]
+    pub max_connections: usize,
+}
+
+impl HttpConfig {
+    fn default_max_connections() -> usize {
+        1000
+    }
+}
+
+/// `tls:` the server's certificate. Files that change are read again within a minute.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TlsConfig {
+    /// PEM: the certificate, then those that it leads to.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+}
+
+impl Check for HttpConfig {
+    fn check(&self, faults: &mut Faults) {
+        if self.tls.is_none() && self.trusted_proxies.is_empty() {
+            faults
+                .add("", "needs `tls`, or `trusted_proxies` that end TLS: otherwise no client can be known");
+        }
+        if self.max_connections == 0 {
+            faults.add("max_connections", "is 0");
+        }
+        if let Some(config) = &self.tls
+            && let Err(e) = tls::load(config)
+        {
+            faults.add("tls", e);
+        }
+    }
+}
+
+/// A bare address is a network of one.
+fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: &String| {
+        let alone = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse()
+            .or_else(|_| alone())
+            .map_err(|_| D::Error::custom(format!("`{text}` is neither an address nor a network")))
+    };
+    Vec::<String>::deserialize(from)?.iter().map(network).collect()
+}

@@ -1,0 +1,116 @@
+//! Mutual TLS in process. The handshake lets a client in with any certificate whose key it proves to hold, or with
+//! none: whether the certificate is registered is said in HTTP, where the client can read why not.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+    },
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+    version::{TLS12, TLS13},
+};
+
+use super::TlsConfig;
+
+/// The server's certificate can not be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BadTls {
+    /// A file can not be read.
+    #[error("{0} can not be read: {1}")]
+    Unreadable(String, io::Error),
+    /// A file is not what it should be.
+    #[error("{0} is not {1} in PEM")]
+    Pem(String, &'static str),
+    /// The two do not go together.
+    #[error("certificate and key can not be used: {0}")]
+    Unusable(#[from] Error),
+}
+
+/// Reads the files of `config`. Blocks on them.
+pub(super) fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, BadTls> {
+    let pem = read(&config.certificate)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    let chain = chain.ok_or_else(|| BadTls::Pem(name(&config.certificate), "a chain of certificates"))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?)
+        .map_err(|_| BadTls::Pem(name(&config.key), "an unencrypted private key"))?;
+    server(chain, key).map(Arc::new)
+}
+
+fn server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, BadTls> {
+    // Given explicitly: several libraries in one process may each bring a default.
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = Arc::new(AnyClient::new(&provider));
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)?;
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(server)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BadTls> {
+    fs::read(path).map_err(|e| BadTls::Unreadable(name(path), e))
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Accepts every certificate whose key the client holds. No authority is asked: the register is the network document.
+#[derive(Debug)]
+struct AnyClient {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl AnyClient {
+    fn new(provider: &CryptoProvider) -> Self {
+        Self { algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // No hint: the client is to send what it has.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,176 @@
+//! Kafka clients. Each option that a guarantee rests on is set here and can not be overridden by configuration.
+
+use rdkafka::{
+    ClientConfig,
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+
+use keyferry_schemas::topics::MAX_REJECT_BYTES;
+
+use crate::{
+    clients::{Logged, Reader, is_absence},
+    config::KafkaConfig,
+    exit::Fatal,
+};
+
+/// Makes the clients of one role.
+#[derive(Clone)]
+pub struct Kafka {
+    base: ClientConfig,
+    role: String,
+}
+
+impl Kafka {
+    /// Clients of `role` (`gateway`, `process`, ...), which names their consumer group `keyferry-<role>`. No I/O.
+    #[must_use]
+    pub fn new(config: &KafkaConfig, role: &str) -> Self {
+        let mut base = ClientConfig::new();
+        for (key, value) in &config.options {
+            base.set(key, value);
+        }
+        base.set("bootstrap.servers", &config.bootstrap_servers)
+            .set("client.id", config.client_id.as_deref().unwrap_or(role))
+            // A record at the limit plus error headers must still fit; librdkafka's own limit is 1 MB.
+            .set("message.max.bytes", (MAX_REJECT_BYTES + (64 << 10)).to_string())
+            .set("fetch.message.max.bytes", (MAX_REJECT_BYTES + (64 << 10)).to_string())
+            // Otherwise a new origin's topic is noticed after five minutes.
+            .set("topic.metadata.refresh.interval.ms", "5000")
+            .set("log.connection.close", "false");
+        Self { base, role: role.to_owned() }
+    }
+
+    /// The same way to the brokers, in another role.
+    #[must_use]
+    pub fn in_role(&self, role: &str) -> Self {
+        Self { base: self.base.clone(), role: role.to_owned() }
+    }
+
+    /// The consumer group of the role.
+    #[must_use]
+    pub fn group(&self) -> String {
+        format!("keyferry-{}", self.role)
+    }
+
+    /// The brokers that are asked first, for messages to people.
+    #[must_use]
+    pub fn servers(&self) -> &str {
+        self.base.get("bootstrap.servers").unwrap_or_default()
+    }
+
+    /// What ends a command that could not speak with the brokers about `topic`.
+    #[must_use]
+    pub fn fatal(&self, topic: &str, error: &KafkaError) -> Fatal {
+        let servers = self.servers();
+        let refused = [
+            Code::TopicAuthorizationFailed,
+            Code::ClusterAuthorizationFailed,
+            Code::GroupAuthorizationFailed,
+        ];
+        match error {
+            e if is_absence(e) => Fatal::config(format_args!(
+                "there is no topic {topic} at {servers}; `keyferry network apply` and `keyferry topics apply` create topics"
+            )),
+            KafkaError::ClientCreation(e) => {
+                Fatal::config(format_args!("kafka.options: librdkafka says: {e}"))
+            }
+            e if e.rdkafka_error_code().is_some_and(|code| refused.contains(&code)) => Fatal::failure(
+                format_args!("the brokers at {servers} do not allow this on {topic}: {e}; see their ACLs"),
+            ),
+            e => {
+                let why = e.rdkafka_error_code().map_or_else(|| e.to_string(), |code| code.to_string());
+                Fatal::unreachable(format_args!(
+                    "the brokers at {servers} do not answer: {why}; check `bootstrap_servers`, and TLS and SASL in `options`"
+                ))
+            }
+        }
+    }
+
+    /// A consumer that is assigned by hand and never commits.
+    ///
+    /// # Errors
+    /// What librdkafka says of the configuration.
+    pub fn reader(&self, isolation: Isolation) -> Result<Reader, KafkaError> {
+        self.reader_config(isolation).create_with_context(Logged)
+    }
+
+    pub(crate) fn reader_config(&self, isolation: Isolation) -> ClientConfig {
+        let mut config = self.base.clone();
+        config
+            .set("group.id", self.group())
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", isolation.name())
+            .set("fetch.wait.max.ms", "100")
+            // A partition whose queue was full is asked again at once, not a second later.
+            .set("fetch.queue.backoff.ms", "10");
+        config
+    }
+
+    /// The consumer of the transaction loop.
+    pub(crate) fn group_consumer_config(&self) -> ClientConfig {
+        let mut config = self.reader_config(Isolation::Committed);
+        for (key, value) in [
+            ("session.timeout.ms", "10000"),
+            ("heartbeat.interval.ms", "1000"),
+            ("enable.partition.eof", "false"),
+            // `range` gives every single-partition topic to the same member.
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ] {
+            self.unless_given(&mut config, key, value);
+        }
+        config
+    }
+
+    /// A producer that waits for all in-sync replicas and sends nothing twice.
+    #[must_use]
+    pub fn producer_config(&self) -> ClientConfig {
+        let mut config = self.base.clone();
+        config.set("acks", "all").set("enable.idempotence", "true").set("compression.type", "zstd");
+        // One upload is one record: there is little to wait for.
+        self.unless_given(&mut config, "linger.ms", "0");
+        config
+    }
+
+    pub(crate) fn transactional_config(&self, id: &str) -> ClientConfig {
+        let mut config = self.producer_config();
+        config.set("transactional.id", id);
+        self.unless_given(&mut config, "transaction.timeout.ms", "10000");
+        // A delivery that takes longer than its transaction may live is a delivery that failed.
+        let timeout = config.get("transaction.timeout.ms").unwrap_or("10000").to_owned();
+        config.set("message.timeout.ms", timeout);
+        config
+    }
+
+    /// A client for topics and settings.
+    ///
+    /// # Errors
+    /// What librdkafka says of the configuration.
+    pub fn admin(&self) -> Result<rdkafka::admin::AdminClient<DefaultClientContext>, KafkaError> {
+        self.base.create()
+    }
+
+    fn unless_given(&self, config: &mut ClientConfig, key: &str, value: &str) {
+        config.set(key, self.base.get(key).unwrap_or(value));
+    }
+}
+
+/// Which records a consumer sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Those of committed transactions only, up to the last stable offset.
+    Committed,
+    /// All of them.
+    Uncommitted,
+}
+
+impl Isolation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Committed => "read_committed",
+            Self::Uncommitted => "read_uncommitted",
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Follows `keyferry.network`: every version that a pinned trust anchor has signed, and the one in force.
+//!
+//! Anchors come from the configuration and never from Kafka, so whoever can write the topic still owns nothing: a
+//! record that is not signed, or not newer, is refused, counted and passed over.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+
+use keyferry_schemas::{certificate::Certificate, network::Network, records::NetworkRecord, topics};
+
+use crate::{
+    clients::is_absence,
+    codec::Codec,
+    exit::Fatal,
+    kafka::{Isolation, Kafka},
+    tail::{Next, Record, Start, Tail},
+};
+
+/// All versions, by number.
+pub type Versions = BTreeMap<i64, Arc<Network>>;
+
+/// Why the network document can not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkUnavailable {
+    /// The topic can not be read.
+    #[error("{topic} can not be read: {0}; is the broker reachable and was `keyferry topics apply` run?", topic = topics::NETWORK)]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The broker began to answer and does not go on.
+    #[error("{topic} can not be read to its end: the broker does not answer", topic = topics::NETWORK)]
+    Silent,
+    /// The topic is empty.
+    #[error("no network document on {topic} yet; `keyferry network apply` publishes one", topic = topics::NETWORK)]
+    Empty,
+    /// There is no version that a pinned anchor signed.
+    #[error("no trusted network document on {topic}: {0}; do `trust_anchors` name the anchor that signed it?", topic = topics::NETWORK)]
+    Untrusted(String),
+}
+
+impl From<NetworkUnavailable> for Fatal {
+    fn from(error: NetworkUnavailable) -> Self {
+        match &error {
+            NetworkUnavailable::Kafka(e) if !is_absence(e) => Self::unreachable(error),
+            NetworkUnavailable::Silent => Self::unreachable(error),
+            NetworkUnavailable::Kafka(_) | NetworkUnavailable::Empty => Self::config(error),
+            NetworkUnavailable::Untrusted(_) => Self::untrusted(error),
+        }
+    }
+}
+
+/// The network document, kept up to date by a thread. Cheap to clone.
+#[derive(Clone)]
+pub struct NetworkFeed {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    versions: ArcSwap<Versions>,
+    stop: AtomicBool,
+}
+
+impl NetworkFeed {
+    /// Reads the topic to its end, then follows it until the last clone is dropped. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// [`NetworkUnavailable`]: a role that can not read the document to its end does not start.
+    pub fn start(kafka: &Kafka, codec: Codec, anchors: Vec<Certificate>) -> Result<Self, NetworkUnavailable> {
+        let mut tail = Tail::open(kafka, topics::NETWORK, Isolation::Committed, Start::Earliest)?;
+        let (_, end) = tail.bounds()?;
+        let mut reader = Reader { codec, anchors, versions: Versions::new(), refused: None };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while tail.position() < end {
+            match tail.next(Duration::from_millis(200))? {
+                Next::Record(record) => reader.read(record),
+                Next::End => break,
+                Next::Timeout if Instant::now() > deadline => {
+                    return Err(NetworkUnavailable::Silent);
+                }
+                Next::Timeout => (),
+            }
+        }
+        if reader.versions.is_empty() {
+            return Err(reader.refused.map_or(NetworkUnavailable::Empty, NetworkUnavailable::Untrusted));
+        }
+        let versions = ArcSwap::from_pointee(reader.versions.clone());
+        let shared = Arc::new(Shared { versions, stop: AtomicBool::new(false) });
+        let feed = Self { shared: Arc::clone(&shared) };
+        std::thread::spawn(move || follow(&mut tail, &mut reader, &shared));
+        Ok(feed)
+    }
+
+    /// A feed of fixed versions, for tools that have them from a file.
+    #[must_use]
+    pub fn fixed(versions: Versions) -> Self {
+        let versions = ArcSwap::from_pointee(versions);
+        Self { shared: Arc::new(Shared { versions, stop: AtomicBool::new(true) }) }
+    }
+
+    /// All versions so far.
+    #[must_use]
+    pub fn versions(&self) -> Arc<Versions> {
+        self.shared.versions.load_full()
+    }
+
+    /// The newest version, which is the one in force; there always is one.
+    #[must_use]
+    pub fn current(&self) -> Option<Arc<Network>> {
+        self.shared.versions.load().last_key_value().map(|(_, n)| Arc::clone(n))
+    }
+
+    /// Waits until `version` is known. Blocks for up to `timeout`; tells whether it came.
+    #[must_use]
+    pub fn wait_for(&self, version: i64, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        while !self.shared.versions.load().contains_key(&version) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
+    /// Ends the thread that follows the topic.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Reader {
+    codec: Codec,
+    anchors: Vec<Certificate>,
+    versions: Versions,
+    /// Why the last record that was not accepted was not.
+    refused: Option<String>,
+}
+
+impl Reader {
+    fn read(&mut self, record: Record) {
+        let offset = record.offset;
+        if let Err(why) = self.accept(record) {
+            tracing::error!(offset, reason = %why, "a record on {} is refused", topics::NETWORK);
+            self.refused = Some(why);
+        }
+    }
+
+    fn accept(&mut self, record: Record) -> Result<(), String> {
+        let value = record.value.ok_or("a tombstone")?;
+        let record: NetworkRecord = self.codec.decode(value).map_err(|e| e.to_string())?;
+        let network = Network::open(&record, &self.anchors).map_err(|e| e.to_string())?;
+        if let Some((last, known)) = self.versions.last_key_value() {
+            if network.version() <= *last {
+                return Err(format!("version {} does not follow version {last}", network.version()));
+            }
+            if known.name() != network.name() {
+                return Err(format!("network {} is not network {}", network.name(), known.name()));
+            }
+        }
+        tracing::info!(version = network.version(), network = network.name(), "network document in force");
+        self.versions.insert(network.version(), Arc::new(network));
+        Ok(())
+    }
+}
+
+fn follow(tail: &mut Tail, reader: &mut Reader, shared: &Arc<Shared>) {
+    // The thread's own handle is the last one when every feed is gone.
+    while !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1 {
+        match tail.next(Duration::from_millis(500)) {
+            Ok(Next::Record(record)) => {
+                reader.read(record);
+                shared.versions.store(Arc::new(reader.versions.clone()));
+            }
+            Ok(Next::End | Next::Timeout) => (),
+            Err(e) => tracing::warn!(error = %e, "{} can not be read at the moment", topics::NETWORK),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Reads one partition from a given offset, without a group: how ledgers, keys and the network document are followed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::Consumer,
+    error::KafkaError,
+    message::{BorrowedMessage, Headers},
+};
+
+use keyferry_schemas::time::Millis;
+
+use crate::{
+    clients::{Reader, is_passing},
+    kafka::{Isolation, Kafka},
+};
+
+/// How long a question to the broker may take.
+pub(crate) const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A record as it was read; owned, one copy.
+#[derive(Clone)]
+pub struct Record {
+    /// Its offset.
+    pub offset: i64,
+    /// Its timestamp.
+    pub timestamp: Millis,
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<Bytes>,
+    /// Its headers.
+    pub headers: Vec<(String, Bytes)>,
+}
+
+impl Record {
+    pub(crate) fn copy(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(|h| {
+            h.iter().map(|h| (h.key.to_owned(), Bytes::copy_from_slice(h.value.unwrap_or_default())))
+        });
+        Self {
+            offset: message.offset(),
+            timestamp: Millis(message.timestamp().to_millis().unwrap_or(0)),
+            key: message.key().map(Bytes::copy_from_slice),
+            value: message.payload().map(Bytes::copy_from_slice),
+            headers: headers.collect(),
+        }
+    }
+}
+
+/// What came next.
+pub enum Next {
+    /// A record.
+    Record(Record),
+    /// Nothing yet: the reader stands at the end (for committed readers: at the last stable offset).
+    End,
+    /// Nothing within the time given.
+    Timeout,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the first record that is still there.
+    Earliest,
+    /// At this offset.
+    Offset(i64),
+    /// At the end (for committed readers: at the last stable offset): only what comes from now on.
+    End,
+}
+
+/// A reader of partition 0 of one topic.
+pub struct Tail {
+    consumer: Reader,
+    topic: String,
+    position: i64,
+}
+
+impl Tail {
+    /// Opens the topic. Blocks for up to 10 s to learn its bounds.
+    ///
+    /// # Errors
+    /// The broker can not be reached, or there is no such topic.
+    pub fn open(kafka: &Kafka, topic: &str, isolation: Isolation, start: Start) -> Result<Self, KafkaError> {
+        let consumer = kafka.reader(isolation)?;
+        let (low, high) = consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT)?;
+        let position = match start {
+            Start::Earliest => low,
+            Start::Offset(offset) => offset,
+            Start::End => high,
+        };
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Offset(position))?;
+        consumer.assign(&partitions)?;
+        Ok(Self { consumer, topic: topic.to_owned(), position })
+    }
+
+    /// The next record, or what there is instead of one. Blocks for up to `timeout`.
+    ///
+    /// # Errors
+    /// [`KafkaError`], among them an offset that is no longer there. Passing faults of the network are retried inside.
+    pub fn next(&mut self, timeout: Duration) -> Result<Next, KafkaError> {
+        match self.consumer.poll(timeout) {
+            None => Ok(Next::Timeout),
+            Some(Ok(message)) => {
+                let record = Record::copy(&message);
+                self.position = record.offset + 1;
+                Ok(Next::Record(record))
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                // The end may lie behind transaction markers, which are no records.
+                if let Some(Offset::Offset(at)) = self.reported_position() {
+                    self.position = self.position.max(at);
+                }
+                Ok(Next::End)
+            }
+            Some(Err(e)) if is_passing(&e) => Ok(Next::Timeout),
+            Some(Err(e)) => Err(e),
+        }
+    }
+
+    /// Offset of the next record to be read, as far as it is known.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// First offset and end of the topic. Blocks for up to 10 s. For committed readers the end is the last stable offset.
+    ///
+    /// # Errors
+    /// The broker can not be reached.
+    pub fn bounds(&self) -> Result<(i64, i64), KafkaError> {
+        self.consumer.fetch_watermarks(&self.topic, 0, BROKER_TIMEOUT)
+    }
+
+    fn reported_position(&self) -> Option<Offset> {
+        let positions = self.consumer.position().ok()?;
+        positions.find_partition(&self.topic, 0).map(|p| p.offset())
+    }
+}

@@ -1,0 +1,112 @@
+//! What happens inside one transaction: origins in turn, one upload each, until there is nothing left or a limit is met.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Instant,
+};
+
+use keyferry_schemas::{country::Country, network::Network, topics};
+
+use super::{
+    Application, Output,
+    assignment::Generation,
+    guard,
+    runner::Runner,
+    step::{Consumed, StepFault, Transaction},
+};
+use crate::tail::Record;
+
+/// An origin that is assigned to this instance.
+pub(super) struct Origin<S> {
+    pub generation: Generation,
+    pub phase: Phase<S>,
+    /// Read and not committed, in order: its head is where the group's committed offset stands.
+    pub queue: VecDeque<Queued>,
+}
+
+/// How far an origin has come.
+pub(super) enum Phase<S> {
+    Restoring,
+    Live(S),
+    /// Until an operator has looked at it.
+    Stopped,
+}
+
+/// A record that waits for its decision.
+pub(super) struct Queued {
+    pub record: Record,
+    /// The version under which a first attempt decided: another attempt uses the same.
+    pub network: Option<Arc<Network>>,
+}
+
+/// What a record takes of the memory for waiting records.
+pub(super) fn size(record: &Record) -> usize {
+    record.value.as_ref().map_or(0, bytes::Bytes::len) + 256
+}
+
+/// Lets the application decide, and sends what it puts out. `counts` tells how many records of each origin were decided,
+/// also when sending fails. `turn` says who goes first.
+pub(super) fn decide<A: Application>(
+    runner: &Runner<A>,
+    transaction: &Transaction<'_>,
+    origins: &mut BTreeMap<Country, Origin<A::State>>,
+    turn: usize,
+    counts: &mut BTreeMap<Country, usize>,
+) -> Result<Vec<Consumed>, StepFault> {
+    let started = Instant::now();
+    let current = runner.network.current().ok_or(StepFault::Lost)?;
+    let mut outputs: Vec<Output> = Vec::new();
+    let mut sent = 0;
+    let mut waiting: VecDeque<Country> = origins.keys().copied().collect();
+    let first = turn % waiting.len().max(1);
+    waiting.rotate_left(first);
+    while let Some(name) = waiting.pop_front() {
+        let Some(Origin { phase: Phase::Live(state), queue, .. }) = origins.get_mut(&name) else { continue };
+        let done = counts.entry(name).or_default();
+        // Whoever has nothing more, or can not go on, is not asked again in this transaction.
+        let Some(queued) = queue.get_mut(*done) else { continue };
+        let network = queued.network.clone().unwrap_or_else(|| Arc::clone(&current));
+        if let Err(why) = runner.application.step(state, &queued.record, &network, &mut outputs) {
+            tracing::error!(origin = %name, offset = queued.record.offset, reason = %why, "an upload can not be decided now");
+            continue;
+        }
+        queued.network = Some(network);
+        *done += 1;
+        for output in outputs.drain(..) {
+            sent += output.value.len();
+            transaction.send(&output)?;
+        }
+        guard::pass("after-step", transaction.instance);
+        if started.elapsed() >= runner.settings.max_duration || sent >= runner.settings.max_output_bytes {
+            break;
+        }
+        waiting.push_back(name);
+    }
+    finish(runner, transaction, origins, counts)
+}
+
+/// Writes the head of each origin that moved, and says what was consumed.
+fn finish<A: Application>(
+    runner: &Runner<A>,
+    transaction: &Transaction<'_>,
+    origins: &BTreeMap<Country, Origin<A::State>>,
+    counts: &BTreeMap<Country, usize>,
+) -> Result<Vec<Consumed>, StepFault> {
+    let mut consumed = Vec::new();
+    for (name, count) in counts.iter().filter(|(_, count)| **count > 0) {
+        let Some(Origin { phase: Phase::Live(state), queue, generation }) = origins.get(name) else {
+            continue;
+        };
+        let Some(last) = queue.get(count - 1) else { continue };
+        transaction.send(&Output {
+            topic: topics::HEADS.to_owned(),
+            key: name.as_str().as_bytes().to_vec(),
+            value: runner.codec.encode(&runner.application.head(state)),
+            headers: Vec::new(),
+            timestamp: last.record.timestamp,
+        })?;
+        consumed.push(Consumed { origin: *name, generation: *generation, last_offset: last.record.offset });
+    }
+    Ok(consumed)
+}

@@ -1,0 +1,117 @@
+//! The transaction loop: reads uploads, lets an [`Application`] decide, and writes decisions, outputs, heads and
+//! consumed offsets in one Kafka transaction: all or nothing.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `runner` | the loop: poll, take over, transact; the three remedies meet here |
+//! | `assignment` | which partitions are ours, by the callbacks of the consumer group |
+//! | `decide` | what happens inside one transaction: origins in turn |
+//! | `step` | how a transaction begins and ends: between two polls |
+//! | `takeover` | restoring an origin's state before its first step |
+//! | `fault` | which remedy a fault has: retry, abort, rebuild or exit |
+//!
+//! Group fencing checks membership and not ownership, so a zombie can have its offsets accepted. The guards against
+//! that are marked `guard` where they stand, and each has a test that fails without it.
+
+mod assignment;
+mod decide;
+mod fault;
+mod guard;
+mod metrics;
+mod runner;
+mod step;
+mod takeover;
+
+use std::time::Duration;
+
+use keyferry_schemas::{
+    country::Country,
+    network::Network,
+    records::{Head, LedgerEntry},
+    time::Millis,
+};
+
+pub use runner::Runner;
+
+use crate::tail::Record;
+
+/// A record to be written.
+pub struct Output {
+    /// Its topic; partition 0.
+    pub topic: String,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value, framed.
+    pub value: Vec<u8>,
+    /// Its headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// Its timestamp: that of the upload, so that erasure counts from there.
+    pub timestamp: Millis,
+}
+
+/// What runs inside the loop. Pure but for what it observes: the loop owns all I/O.
+pub trait Application: Send + Sync + 'static {
+    /// What it remembers of one origin.
+    type State: Send + 'static;
+
+    /// The state of an origin before its first upload.
+    fn blank(&self, origin: Country) -> Self::State;
+
+    /// Takes over one entry of the ledger, the `first` that is still there or one that follows.
+    ///
+    /// # Errors
+    /// The ledger is broken, in one line.
+    fn replay(&self, state: &mut Self::State, entry: &LedgerEntry, first: bool) -> Result<(), String>;
+
+    /// Ends a restoration with the origin's head.
+    ///
+    /// # Errors
+    /// Head and ledger disagree, in one line.
+    fn restored(
+        &self,
+        state: &mut Self::State,
+        head: Option<&Head>,
+        ledger_is_empty: bool,
+    ) -> Result<(), String>;
+
+    /// Decides about one record. Changes stay pending until [`Self::settle`].
+    ///
+    /// # Errors
+    /// It can not be decided now, in one line; nothing was changed.
+    fn step(
+        &self,
+        state: &mut Self::State,
+        record: &Record,
+        network: &Network,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), String>;
+
+    /// The head after the last step.
+    fn head(&self, state: &Self::State) -> Head;
+
+    /// Ends the pending steps: they happened, or they never did.
+    fn settle(&self, state: &mut Self::State, committed: bool);
+}
+
+/// What the loop may be told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `transactional.id`: stable over restarts, unique among instances.
+    pub transactional_id: String,
+    /// A transaction ends after this time, even if there is more to do.
+    pub max_duration: Duration,
+    /// A transaction ends when it holds this many bytes of output.
+    pub max_output_bytes: usize,
+}
+
+impl Settings {
+    /// The limits of the design: 100 ms, 32 MB.
+    #[must_use]
+    pub fn new(transactional_id: impl Into<String>) -> Self {
+        Self {
+            transactional_id: transactional_id.into(),
+            max_duration: Duration::from_millis(100),
+            max_output_bytes: 32 << 20,
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The loop itself: one thread polls, decides and commits; others restore origins that were newly assigned.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    producer::{BaseProducer, Producer},
+};
+
+use keyferry_schemas::{country::Country, topics};
+
+use super::{
+    Application, Settings,
+    assignment::{Assignment, Generation},
+    decide::{Origin, Phase, Queued, decide, size},
+    fault::{Remedy, remedy},
+    guard,
+    metrics::TransactionMetrics,
+    step::{Deliveries, StepFault, Transaction},
+    takeover::{Restored, Takeover, TakeoverFault},
+};
+use crate::{
+    clients::is_passing,
+    codec::Codec,
+    exit::Fatal,
+    health::Beat,
+    kafka::Kafka,
+    network::NetworkFeed,
+    shutdown::Shutdown,
+    tail::{BROKER_TIMEOUT, Record},
+};
+
+/// Records read and not yet decided are kept to about this many bytes.
+const MAX_BUFFERED_BYTES: usize = 64 << 20;
+/// A take-over that failed for a passing reason is tried again after this time.
+const TAKEOVER_PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs an [`Application`] over the upload topics of its consumer group.
+pub struct Runner<A> {
+    /// What decides.
+    pub application: Arc<A>,
+    /// Makes the clients.
+    pub kafka: Kafka,
+    /// Reads and writes records.
+    pub codec: Codec,
+    /// The network document.
+    pub network: NetworkFeed,
+    /// Limits and names.
+    pub settings: Settings,
+    /// Where progress is reported.
+    pub beat: Beat,
+}
+
+struct Ended<S> {
+    origin: Country,
+    generation: Generation,
+    took: Duration,
+    result: Result<Restored<S>, TakeoverFault>,
+}
+
+impl<A: Application> Runner<A> {
+    /// Runs until `shutdown`. Blocks its thread.
+    ///
+    /// # Errors
+    /// [`Fatal`] where only an operator can help: missing rights, wrong credentials, a broker that is not reachable
+    /// at the start.
+    pub fn run(self, shutdown: &Shutdown) -> Result<(), Fatal> {
+        let metrics = TransactionMetrics::register()?;
+        let mut first = true;
+        while !shutdown.is_tripped() {
+            let clients = match self.connect(first) {
+                Ok(clients) => clients,
+                Err(fatal) if first => return Err(fatal),
+                Err(fatal) => {
+                    tracing::error!(error = %fatal, "the clients can not be rebuilt yet");
+                    std::thread::sleep(TAKEOVER_PAUSE);
+                    continue;
+                }
+            };
+            first = false;
+            let (sender, receiver) = channel();
+            let mut session = Session {
+                runner: &self,
+                consumer: clients.0,
+                producer: clients.1,
+                origins: BTreeMap::new(),
+                buffered: 0,
+                turn: 0,
+                sender,
+                receiver,
+                metrics: &metrics,
+            };
+            match session.run(shutdown) {
+                Ok(()) => break,
+                Err(fault) if fault.remedy() == Remedy::Exit => return Err(Fatal::failure(fault)),
+                Err(fault) => {
+                    metrics.fenced();
+                    tracing::warn!(reason = %fault, "this instance was fenced or lost its clients: building them anew");
+                }
+            }
+        }
+        self.beat.ready(false);
+        Ok(())
+    }
+
+    /// Transactions first, subscription after: an older self that still writes is fenced before anything is read.
+    fn connect(&self, first: bool) -> Result<(BaseConsumer<Assignment>, BaseProducer<Deliveries>), Fatal> {
+        let unreachable = |e: KafkaError| match remedy(&e) {
+            Remedy::Exit => Fatal::failure(format!("{}: {e}", self.settings.transactional_id)),
+            _ => Fatal::unreachable(format!("the broker does not answer: {e}")),
+        };
+        let producer: BaseProducer<Deliveries> = self
+            .kafka
+            .transactional_config(&self.settings.transactional_id)
+            .create_with_context(Deliveries::default())
+            .map_err(Fatal::config)?;
+        producer
+            .init_transactions(if first { 3 * BROKER_TIMEOUT } else { BROKER_TIMEOUT })
+            .map_err(unreachable)?;
+        let consumer: BaseConsumer<Assignment> = self
+            .kafka
+            .group_consumer_config()
+            .create_with_context(Assignment::default())
+            .map_err(Fatal::config)?;
+        consumer.subscribe(&[topics::UPLOADS_PATTERN]).map_err(unreachable)?;
+        Ok((consumer, producer))
+    }
+}
+
+/// One life of a pair of clients.
+struct Session<'a, A: Application> {
+    runner: &'a Runner<A>,
+    consumer: BaseConsumer<Assignment>,
+    producer: BaseProducer<Deliveries>,
+    origins: BTreeMap<Country, Origin<A::State>>,
+    buffered: usize,
+    turn: usize,
+    sender: Sender<Ended<A::State>>,
+    receiver: Receiver<Ended<A::State>>,
+    metrics: &'a TransactionMetrics,
+}
+
+impl<A: Application> Session<'_, A> {
+    fn run(&mut self, shutdown: &Shutdown) -> Result<(), StepFault> {
+        while !shutdown.is_tripped() {
+            self.gather()?;
+            self.follow_assignment();
+            self.finish_takeovers();
+            let restoring = self.origins.values().any(|o| matches!(o.phase, Phase::Restoring));
+            self.runner
+                .beat
+                .ready(!restoring && !self.origins.values().any(|o| matches!(o.phase, Phase::Stopped)));
+            if self.origins.values().any(|o| !o.queue.is_empty()) {
+                self.transact()?;
+            } else {
+                self.runner.beat.idle();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there without waiting, or waits for a moment if there is nothing.
+    fn gather(&mut self) -> Result<(), StepFault> {
+        let consumer = &self.consumer;
+        let mut wait = if self.buffered == 0 { Duration::from_millis(20) } else { Duration::ZERO };
+        while self.buffered < MAX_BUFFERED_BYTES {
+            let message = match consumer.poll(wait) {
+                None => return Ok(()),
+                Some(Ok(message)) => message,
+                Some(Err(e)) if is_passing(&e) => return Ok(()),
+                Some(Err(e @ KafkaError::MessageConsumption(_))) if remedy(&e) == Remedy::Abort => {
+                    // An offset that is no longer there, above all: uploads expired before they were decided.
+                    tracing::error!(error = %e, "the input can not be read on");
+                    return Ok(());
+                }
+                Some(Err(e)) => return Err(e.into()),
+            };
+            wait = Duration::ZERO;
+            let Some(origin) = topics::origin_of(message.topic()) else { continue };
+            let generation = consumer.context().owned().get(&origin).copied();
+            let Some(slot) = self.origins.get_mut(&origin) else { continue };
+            if Some(slot.generation) == generation && matches!(slot.phase, Phase::Live(_)) {
+                let record = Record::copy(&message);
+                self.buffered += size(&record);
+                slot.queue.push_back(Queued { record, network: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets origins that were revoked, and starts to take over those that were assigned.
+    fn follow_assignment(&mut self) {
+        let owned = self.consumer.context().owned();
+        self.metrics.rebalanced(self.consumer.context().take_rebalances());
+        let buffered = &mut self.buffered;
+        self.origins.retain(|origin, slot| {
+            let kept = owned.get(origin) == Some(&slot.generation) || !guard::stands("guard-forget-revoked");
+            if !kept {
+                *buffered -= slot.queue.iter().map(|q| size(&q.record)).sum::<usize>();
+            }
+            kept
+        });
+        for (origin, generation) in owned {
+            if !self.origins.contains_key(&origin) {
+                self.metrics.origin(origin);
+                self.origins
+                    .insert(origin, Origin { generation, phase: Phase::Restoring, queue: VecDeque::new() });
+                self.start_takeover(origin, generation, Duration::ZERO);
+            }
+        }
+    }
+
+    fn start_takeover(&self, origin: Country, generation: Generation, pause: Duration) {
+        let runner = self.runner;
+        let (application, kafka, codec) =
+            (Arc::clone(&runner.application), runner.kafka.clone(), runner.codec.clone());
+        let (network, instance) = (runner.network.clone(), runner.settings.transactional_id.clone());
+        let sender = self.sender.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(pause);
+            let takeover = Takeover {
+                application: application.as_ref(),
+                kafka: &kafka,
+                codec: &codec,
+                network: &network,
+                instance: &instance,
+            };
+            let started = Instant::now();
+            let result = takeover.run(origin);
+            // Nobody listens any more if the clients were rebuilt meanwhile.
+            let _ = sender.send(Ended { origin, generation, took: started.elapsed(), result });
+        });
+    }
+
+    fn finish_takeovers(&mut self) {
+        while let Ok(Ended { origin, generation, took, result }) = self.receiver.try_recv() {
+            let Some(slot) = self.origins.get_mut(&origin).filter(|o| o.generation == generation) else {
+                continue;
+            };
+            match result {
+                Ok(restored) => {
+                    let topic = topics::uploads(origin);
+                    match go_on(&self.consumer, &topic, restored.next_offset) {
+                        Ok(()) => {
+                            let (next_offset, seconds) = (restored.next_offset, took.as_secs_f64());
+                            tracing::info!(%origin, next_offset, seconds, "origin taken over");
+                            self.metrics.restored(origin, took);
+                            slot.phase = Phase::Live(restored.state);
+                        }
+                        Err(e) => {
+                            tracing::warn!(%origin, error = %e, "the input can not be positioned yet");
+                            self.start_takeover(origin, generation, TAKEOVER_PAUSE);
+                        }
+                    }
+                }
+                Err(TakeoverFault::Broken(why)) => {
+                    tracing::error!(%origin, reason = %why, "ORIGIN STOPPED: its ledger does not continue; nothing of it is decided until an operator has looked at it");
+                    self.metrics.chain_break(origin);
+                    slot.phase = Phase::Stopped;
+                }
+                Err(passing) => {
+                    tracing::warn!(%origin, reason = %passing, "taking over again");
+                    self.start_takeover(origin, generation, TAKEOVER_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// One transaction over what was read, origins in turn.
+    fn transact(&mut self) -> Result<(), StepFault> {
+        let started = Instant::now();
+        let runner = self.runner;
+        let transaction = Transaction {
+            producer: &self.producer,
+            consumer: &self.consumer,
+            kafka: &runner.kafka,
+            instance: &runner.settings.transactional_id,
+        };
+        guard::pass("before-begin", transaction.instance);
+        transaction.begin()?;
+        // Whoever came first in this transaction comes last in the next.
+        self.turn = self.turn.wrapping_add(1);
+        let mut counts = BTreeMap::new();
+        let result = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts)
+            .and_then(|consumed| transaction.commit(&consumed));
+        let committed = result.is_ok();
+        let counted = counts.values().any(|count| *count > 0);
+        for (origin, count) in counts {
+            let Some(slot) = self.origins.get_mut(&origin) else { continue };
+            if let Phase::Live(state) = &mut slot.phase {
+                runner.application.settle(state, committed);
+            }
+            if committed {
+                self.buffered -= slot.queue.drain(..count).map(|q| size(&q.record)).sum::<usize>();
+            }
+        }
+        match result {
+            Ok(()) => {
+                self.metrics.committed(started.elapsed());
+                if counted {
+                    runner.beat.progress();
+                } else {
+                    // Nothing could be decided, and the reason stands in the log: not a thousand times a second.
+                    std::thread::sleep(TAKEOVER_PAUSE);
+                }
+                Ok(())
+            }
+            Err(fault) if fault.remedy() == Remedy::Abort || fault.remedy() == Remedy::Retry => {
+                tracing::warn!(reason = %fault, "transaction aborted");
+                self.metrics.aborted(started.elapsed());
+                // The records stay in their queues, whose heads are the committed offsets: nothing has to be read again.
+                transaction.abort()?;
+                std::thread::sleep(Duration::from_millis(50));
+                Ok(())
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+fn go_on(consumer: &BaseConsumer<Assignment>, topic: &str, offset: i64) -> Result<(), KafkaError> {
+    consumer.seek(topic, 0, Offset::Offset(offset), BROKER_TIMEOUT)?;
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition(topic, 0);
+    consumer.resume(&partitions)
+}

@@ -1,0 +1,262 @@
+//! Taking over an origin: its state is rebuilt from what stands in Kafka before the first of its records is read.
+//!
+//! The order matters. Commit markers land on each partition by themselves, so the committed offset may be visible
+//! before the ledger entry that goes with it; and a dead instance may have left a transaction open.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::Consumer,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseProducer, Producer},
+};
+
+use keyferry_schemas::{
+    country::Country,
+    records::{Head, LedgerEntry},
+    topics,
+};
+
+use super::{Application, guard};
+use crate::{
+    clients::Logged,
+    codec::Codec,
+    kafka::{Isolation, Kafka},
+    network::NetworkFeed,
+    tail::{BROKER_TIMEOUT, Next, Start, Tail},
+};
+
+/// A transaction that hides records for longer than this was left open by a dead instance.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// No origin takes longer than this unless something is wrong that time does not heal.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Why an origin can not be taken over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TakeoverFault {
+    /// May pass: it is tried again.
+    #[error("kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// May pass as well.
+    #[error("{0}")]
+    Late(String),
+    /// Does not pass: the origin stops until an operator has looked at it.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// An origin that is ready.
+pub(super) struct Restored<S> {
+    pub state: S,
+    pub next_offset: i64,
+}
+
+/// Takes origins over, off the thread that polls.
+pub(super) struct Takeover<'a, A> {
+    pub application: &'a A,
+    pub kafka: &'a Kafka,
+    pub codec: &'a Codec,
+    pub network: &'a NetworkFeed,
+    pub instance: &'a str,
+}
+
+impl<A: Application> Takeover<'_, A> {
+    /// Restores one origin. Blocks for as long as its ledger takes to read.
+    pub fn run(&self, origin: Country) -> Result<Restored<A::State>, TakeoverFault> {
+        let deadline = Instant::now() + LIMIT;
+        let ledger = topics::ledger(origin);
+        guard::pass("takeover-begins", self.instance);
+        let committed = self.committed_offset(origin, deadline)?;
+        guard::pass("takeover-committed", self.instance);
+        let (state, last) = self.read_ledger(origin, &ledger, deadline)?;
+        let (state, head) = self.read_head(origin, state, last.as_ref(), deadline)?;
+        let decided = match (&last, &head) {
+            (Some(entry), _) => Some((entry.source_offset, entry.network_version)),
+            (None, Some(head)) => Some((head.source_offset, head.network_version)),
+            (None, None) => None,
+        };
+        let next_offset = self.agree(origin, committed, decided.map(|(offset, _)| offset))?;
+        if let Some((_, version)) = decided
+            && !self.network.wait_for(version, BROKER_TIMEOUT)
+        {
+            return Err(TakeoverFault::Late(format!(
+                "network version {version} of the last entry is not here yet"
+            )));
+        }
+        Ok(Restored { state, next_offset })
+    }
+
+    /// The offset that the group has committed, once no transaction can change it any more.
+    fn committed_offset(&self, origin: Country, deadline: Instant) -> Result<Option<i64>, TakeoverFault> {
+        // guard: read_committed selects the stable offset. Another one may still be overtaken by a zombie's commit.
+        let isolation =
+            if guard::stands("guard-stable-offset") { Isolation::Committed } else { Isolation::Uncommitted };
+        let consumer = self.kafka.reader(isolation)?;
+        let topic = topics::uploads(origin);
+        loop {
+            let mut partitions = TopicPartitionList::new();
+            partitions.add_partition(&topic, 0);
+            match consumer.committed_offsets(partitions, PATIENCE) {
+                Ok(offsets) => {
+                    let found = offsets.find_partition(&topic, 0);
+                    let offset = found.filter(|p| p.error().is_ok()).map(|p| p.offset());
+                    match offset {
+                        Some(Offset::Offset(offset)) => return Ok(Some(offset)),
+                        Some(Offset::Invalid) => return Ok(None),
+                        _ => self.fence_open_writers(origin)?,
+                    }
+                }
+                Err(KafkaError::OffsetFetch(
+                    RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::UnstableOffsetCommit
+                    | RDKafkaErrorCode::RequestTimedOut,
+                )) => self.fence_open_writers(origin)?,
+                Err(e) => return Err(e.into()),
+            }
+            late(deadline, || format!("the committed offset of {topic} does not become stable"))?;
+        }
+    }
+
+    /// Reads the ledger up to what stood in it when the committed offset was known, hidden records included.
+    fn read_ledger(
+        &self,
+        origin: Country,
+        ledger: &str,
+        deadline: Instant,
+    ) -> Result<(A::State, Option<LedgerEntry>), TakeoverFault> {
+        let mark = self.mark(ledger)?;
+        let mut state = self.application.blank(origin);
+        let mut last = None;
+        let mut tail = Tail::open(self.kafka, ledger, Isolation::Committed, Start::Earliest)?;
+        let mut moved = Instant::now();
+        while tail.position() < mark {
+            let before = tail.position();
+            if let Next::Record(record) = tail.next(Duration::from_millis(50))? {
+                let offset = record.offset;
+                let broken = |why: String| TakeoverFault::Broken(format!("{ledger} offset {offset}: {why}"));
+                let entry: LedgerEntry =
+                    self.codec.decode(record.value.unwrap_or_default()).map_err(|e| broken(e.to_string()))?;
+                self.application.replay(&mut state, &entry, last.is_none()).map_err(broken)?;
+                last = Some(entry);
+            }
+            if tail.position() > before {
+                moved = Instant::now();
+            } else if moved.elapsed() > PATIENCE {
+                self.fence_open_writers(origin)?;
+                moved = Instant::now();
+            }
+            late(deadline, || format!("{ledger} can not be read to its end"))?;
+        }
+        Ok((state, last))
+    }
+
+    /// How far a topic has to be read so that nothing is missed that was written before the committed offset.
+    fn mark(&self, topic: &str) -> Result<i64, KafkaError> {
+        // guard: the end as an uncommitted reader sees it. The committed end may lie before an entry whose offset is
+        // committed already.
+        let isolation =
+            if guard::stands("guard-mark") { Isolation::Uncommitted } else { Isolation::Committed };
+        Ok(Tail::open(self.kafka, topic, isolation, Start::End)?.position())
+    }
+
+    /// Finds the origin's last head: the one written with the last entry, or the last there is.
+    fn read_head(
+        &self,
+        origin: Country,
+        mut state: A::State,
+        last: Option<&LedgerEntry>,
+        deadline: Instant,
+    ) -> Result<(A::State, Option<Head>), TakeoverFault> {
+        let mark = self.mark(topics::HEADS)?;
+        let mut tail = Tail::open(self.kafka, topics::HEADS, Isolation::Committed, Start::Earliest)?;
+        let mut found: Option<Head> = None;
+        // Other origins' transactions may hide the end; the head that goes with the last entry is enough.
+        let enough = |head: &Option<Head>| matches!((head, last), (Some(h), Some(entry)) if h.sequence == entry.sequence);
+        while tail.position() < mark && !enough(&found) {
+            if let Next::Record(record) = tail.next(Duration::from_millis(50))?
+                && record.key.as_deref() == Some(origin.as_str().as_bytes())
+                && let Some(value) = record.value
+            {
+                let offset = record.offset;
+                let head = self.codec.decode(value);
+                found =
+                    Some(head.map_err(|e| {
+                        TakeoverFault::Broken(format!("{} offset {offset}: {e}", topics::HEADS))
+                    })?);
+            }
+            late(deadline, || format!("{} can not be read to its end", topics::HEADS))?;
+        }
+        self.application
+            .restored(&mut state, found.as_ref(), last.is_none())
+            .map_err(|why| TakeoverFault::Broken(format!("{origin}: {why}")))?;
+        Ok((state, found))
+    }
+
+    /// Where to go on. The ledger is the authority; the group's offset must say the same, unless it has expired.
+    fn agree(
+        &self,
+        origin: Country,
+        committed: Option<i64>,
+        decided: Option<i64>,
+    ) -> Result<i64, TakeoverFault> {
+        let topic = topics::uploads(origin);
+        let earliest = Tail::open(self.kafka, &topic, Isolation::Committed, Start::Earliest)?.position();
+        let next = match (committed, decided) {
+            (Some(committed), Some(decided)) if committed == decided + 1 => committed,
+            (None, Some(decided)) => decided + 1,
+            (None, None) => earliest,
+            (Some(committed), decided) => {
+                let decided = decided.map_or_else(|| "none".to_owned(), |d| d.to_string());
+                return Err(TakeoverFault::Broken(format!(
+                    "{origin}: the group has committed offset {committed}, the ledger ends at source offset {decided}"
+                )));
+            }
+        };
+        if next < earliest {
+            return Err(TakeoverFault::Broken(format!(
+                "{topic}: the uploads at offsets {next} to {} expired before they were decided",
+                earliest - 1
+            )));
+        }
+        Ok(next)
+    }
+
+    /// Ends transactions that hide entries of this origin: their writers do not own it any more. Without this, a dead
+    /// instance's records would hide everyone's until its transaction times out.
+    fn fence_open_writers(&self, origin: Country) -> Result<(), TakeoverFault> {
+        if !guard::stands("guard-fence") {
+            return Ok(());
+        }
+        let ledger = topics::ledger(origin);
+        let stable = Tail::open(self.kafka, &ledger, Isolation::Committed, Start::End)?.position();
+        let mut open = Tail::open(self.kafka, &ledger, Isolation::Uncommitted, Start::Offset(stable))?;
+        let mut writers = std::collections::BTreeSet::new();
+        let give_up = Instant::now() + BROKER_TIMEOUT;
+        loop {
+            match open.next(Duration::from_millis(200))? {
+                Next::Record(record) => {
+                    if let Ok(entry) = self.codec.decode::<LedgerEntry>(record.value.unwrap_or_default()) {
+                        writers.insert(entry.writer);
+                    }
+                }
+                Next::End => break,
+                Next::Timeout if Instant::now() > give_up => break,
+                Next::Timeout => (),
+            }
+        }
+        // Our own transactions end between two polls; one that is open now is not about this origin.
+        writers.remove(self.instance);
+        for writer in writers {
+            tracing::warn!(%origin, %writer, "an instance that does not own this origin left a transaction open: fencing it");
+            let producer: BaseProducer<Logged> =
+                self.kafka.transactional_config(&writer).create_with_context(Logged)?;
+            producer.init_transactions(BROKER_TIMEOUT)?;
+        }
+        Ok(())
+    }
+}
+
+fn late(deadline: Instant, what: impl FnOnce() -> String) -> Result<(), TakeoverFault> {
+    if Instant::now() > deadline { Err(TakeoverFault::Late(what())) } else { Ok(()) }
+}
