@@ -1,0 +1,197 @@
+//! Stage 2. Which of these keys did this origin send before?
+//!
+//! A key is known by its key data, not by a hash of all its fields: the same key with another risk level is no second
+//! key. It may change in one way only: its report type, from a diagnosis to a test, or from either to revoked.
+
+use std::collections::HashMap;
+
+use keyferry_schemas::{
+    batch::sha256,
+    efgs::{DiagnosisKey, ReportType},
+    records::{Hash, Verdict},
+    rejection::Rejection,
+};
+
+use crate::{
+    fingerprint::{Facts, Fingerprint, Id, Secrets},
+    state::{Binding, OriginState},
+    validate::{Rejected, Verified, verdicts},
+};
+
+/// What became of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Never seen before.
+    New,
+    /// Seen with an earlier report type.
+    Revised,
+    /// Not taken.
+    Refused(Rejection),
+}
+
+impl Fate {
+    /// Whether the key goes out.
+    #[must_use]
+    pub fn is_taken(self) -> bool {
+        matches!(self, Self::New | Self::Revised)
+    }
+}
+
+/// An upload of which is known what is new.
+pub struct Deduplicated {
+    pub(crate) verified: Verified,
+    /// By index in the upload.
+    pub(crate) fates: Vec<Fate>,
+    /// Of the keys taken.
+    pub(crate) fingerprints: Vec<Fingerprint>,
+    pub(crate) accepted_content: Option<Hash>,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// An upload that was decided before: nothing goes out again, the answer is the first one.
+pub struct Repeat {
+    pub(crate) verified: Verified,
+    pub(crate) first_offset: i64,
+    /// Of the first decision, by the indexes of this upload.
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+/// What deduplication finds.
+pub enum Found {
+    /// Something to decide.
+    Fresh(Deduplicated),
+    /// Something decided before.
+    Repeat(Repeat),
+}
+
+/// Compares an upload with what the origin sent before.
+///
+/// # Errors
+/// [`Rejected`] if its batch tag stands for other content.
+pub fn deduplicate(verified: Verified, state: &OriginState, secrets: &Secrets) -> Result<Found, Rejected> {
+    if let Some(binding) = state.tag(&verified.upload.batch_tag) {
+        return repeat(verified, binding).map(Found::Repeat);
+    }
+    let mut within = HashMap::<Id, Facts>::new();
+    let mut fingerprints = Vec::with_capacity(verified.keys.len());
+    let mut fates = Vec::with_capacity(verified.keys.len());
+    for (key, invalid) in verified.keys.iter().zip(&verified.invalid) {
+        if let Some(reason) = invalid {
+            fates.push(Fate::Refused(*reason));
+            continue;
+        }
+        let print = secrets.current.fingerprint(key);
+        let fate = match within.get(&print.id) {
+            // A key that stands in one upload twice is taken once, the first in the sender's order: two versions of
+            // it in one batch would leave its readers to guess which is meant.
+            Some(known) if *known == print.facts => Fate::Refused(Rejection::Duplicate),
+            Some(_) => Fate::Refused(Rejection::Conflict),
+            None => known_before(key, &print, state, secrets),
+        };
+        within.entry(print.id).or_insert(print.facts);
+        if fate.is_taken() {
+            fingerprints.push(print);
+        }
+        fates.push(fate);
+    }
+    Ok(Found::Fresh(judged(verified, fates, fingerprints)))
+}
+
+fn known_before(key: &DiagnosisKey, print: &Fingerprint, state: &OriginState, secrets: &Secrets) -> Fate {
+    if let Some(known) = state.seen(&print.id) {
+        return compare(&known, &print.facts);
+    }
+    let Some(previous) = &secrets.previous else { return Fate::New };
+    let old = previous.fingerprint(key);
+    state.seen(&old.id).map_or(Fate::New, |known| compare(&known, &old.facts))
+}
+
+fn compare(known: &Facts, new: &Facts) -> Fate {
+    let as_before = known.rest == new.rest && known.last_day == new.last_day;
+    let (from, to) = (i32::from(known.report_type), i32::from(new.report_type));
+    if !as_before {
+        Fate::Refused(Rejection::Conflict)
+    } else if from == to {
+        Fate::Refused(Rejection::Duplicate)
+    } else if is_revision(from, to) {
+        Fate::Revised
+    } else {
+        Fate::Refused(Rejection::Conflict)
+    }
+}
+
+fn is_revision(from: i32, to: i32) -> bool {
+    let test = ReportType::ConfirmedTest as i32;
+    let diagnosis = ReportType::ConfirmedClinicalDiagnosis as i32;
+    let revoked = ReportType::Revoked as i32;
+    (from == diagnosis && to == test) || ((from == diagnosis || from == test) && to == revoked)
+}
+
+fn judged(verified: Verified, fates: Vec<Fate>, fingerprints: Vec<Fingerprint>) -> Deduplicated {
+    let refused: Vec<_> =
+        fates.iter().map(|f| if let Fate::Refused(r) = f { Some(*r) } else { None }).collect();
+    let verdicts = verdicts(&verified.canonical, &refused);
+    let accepted_content = (!verdicts.is_empty() && !fingerprints.is_empty())
+        .then(|| sha256(&verified.canonical.bytes_of(|index| fates[index].is_taken())));
+    Deduplicated { verified, fates, fingerprints, accepted_content, verdicts }
+}
+
+fn repeat(verified: Verified, binding: &Binding) -> Result<Repeat, Rejected> {
+    let first_offset = binding.first_offset;
+    if binding.accepted_content == Some(verified.content) {
+        // The sender repeats what a former answer told it was taken: that is all there is to say.
+        return Ok(Repeat { verified, first_offset, verdicts: Vec::new() });
+    }
+    if binding.content != verified.content {
+        let detail = format!("the batch tag stands for other content, uploaded at offset {first_offset}");
+        return Err(Rejected {
+            keys: verified.keys.len(),
+            ..Rejected::new(Rejection::BatchTagConflict, detail)
+        });
+    }
+    // Same content, perhaps in another order: the decision is kept by canonical position.
+    let order: Vec<_> = verified.canonical.iter().map(|(index, _)| index).collect();
+    let mut verdicts: Vec<_> = binding
+        .verdicts
+        .iter()
+        .filter_map(|v| {
+            let index = order.get(usize::try_from(v.position).ok()?)?;
+            Some(Verdict { index: crate::validate::int(*index), ..v.clone() })
+        })
+        .collect();
+    verdicts.sort_unstable_by_key(|v| v.index);
+    Ok(Repeat { verified, first_offset, verdicts })
+}
+
+/// Fingerprints as they stand in the ledger: sorted, so that their order tells nothing about the upload.
+pub(crate) fn ledger_bytes(fingerprints: &[Fingerprint]) -> Vec<u8> {
+    let mut all: Vec<_> = fingerprints.iter().map(Fingerprint::to_bytes).collect();
+    all.sort_unstable();
+    all.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_schemas::time::Day;
+
+    use super::*;
+
+    #[test]
+    fn only_the_revisions_of_the_protocol_are_revisions() {
+        let facts = |report_type, rest| Facts { report_type, last_day: Day(1), rest: [rest; 4] };
+        let allowed = [(2, 1), (2, 5), (1, 5)];
+        for (from, to) in (0..6).flat_map(|a| (0..6).map(move |b| (a, b))) {
+            let expected = match (from, to) {
+                _ if from == to => Fate::Refused(Rejection::Duplicate),
+                pair if allowed.contains(&pair) => Fate::Revised,
+                _ => Fate::Refused(Rejection::Conflict),
+            };
+            assert_eq!(compare(&facts(from, 0), &facts(to, 0)), expected, "{from} -> {to}");
+            assert_eq!(
+                compare(&facts(from, 0), &facts(to, 1)),
+                Fate::Refused(Rejection::Conflict),
+                "{from} -> {to}"
+            );
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What an origin's stream remembers between uploads, and the changes of a transaction that is not committed yet.
+//!
+//! The state is rebuilt from the head and the ledger at take-over, so everything in it must follow from these alone.
+
+use std::collections::{BTreeMap, HashMap};
+
+use keyferry_schemas::{
+    avro::Record,
+    batch::sha256,
+    country::Country,
+    records::{ChainHead, Hash, Head, LedgerEntry, Outcome, Verdict},
+    time::{MILLIS_PER_DAY, Millis},
+};
+
+use crate::{
+    fingerprint::{Facts, Fingerprint, Id, LENGTH},
+    seen::Seen,
+};
+
+/// A batch tag stays bound this long: shorter than the ledger is kept, so that a restored state binds the same tags.
+const TAG_LIFE_MS: i64 = 16 * MILLIS_PER_DAY;
+
+/// What a batch tag stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// SHA-256 of the canonical bytes of the upload.
+    pub content: Hash,
+    /// The same of the keys taken, where these were not all.
+    pub accepted_content: Option<Hash>,
+    /// Source offset of the upload.
+    pub first_offset: i64,
+    /// What was decided about its keys.
+    pub verdicts: Vec<Verdict>,
+    bound_at: Millis,
+}
+
+/// Where the stream and its chains stand: small, and copied for a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Sequence of the last ledger entry.
+    pub sequence: i64,
+    /// Its hash.
+    pub entry: Hash,
+    /// Source offset of the last record decided; -1 before the first.
+    pub source_offset: i64,
+    /// The latest broker timestamp so far.
+    pub now: Millis,
+    /// Network version of the last entry.
+    pub network_version: i64,
+    /// End of each chain: sequence and manifest hash.
+    pub chains: BTreeMap<Country, (i64, Hash)>,
+}
+
+/// The state of one origin's stream.
+pub struct OriginState {
+    origin: Country,
+    position: Position,
+    seen: Seen,
+    tags: HashMap<Hash, Binding>,
+    pending: Option<Pending>,
+}
+
+/// Changes of the open transaction, on top of the state.
+struct Pending {
+    before: Position,
+    seen: HashMap<Id, Facts>,
+    tags: HashMap<Hash, Binding>,
+}
+
+/// The ledger does not continue as it must.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerBreak {
+    /// An entry is missing, doubled or out of order.
+    #[error("ledger entry {found} follows {last}")]
+    Sequence {
+        /// Sequence of the entry before.
+        last: i64,
+        /// Sequence of this one.
+        found: i64,
+    },
+    /// An entry is not the successor of the one before it.
+    #[error("ledger entry {0} names another predecessor")]
+    Predecessor(i64),
+    /// The fingerprints are not a whole number of fingerprints.
+    #[error("the fingerprints of ledger entry {0} are cut")]
+    Fingerprints(i64),
+    /// Head and ledger were written together and say different things.
+    #[error("the head stands at entry {head}, the ledger ends at {ledger}")]
+    Head {
+        /// Sequence in the head.
+        head: i64,
+        /// Sequence of the last entry.
+        ledger: i64,
+    },
+}
+
+impl OriginState {
+    /// The state of an origin that never sent anything.
+    #[must_use]
+    pub fn new(origin: Country) -> Self {
+        let position = Position {
+            sequence: 0,
+            entry: [0; 32],
+            source_offset: -1,
+            now: Millis(0),
+            network_version: 0,
+            chains: BTreeMap::new(),
+        };
+        Self { origin, position, seen: Seen::default(), tags: HashMap::new(), pending: None }
+    }
+
+    /// Restores the state from the ledger entries that are still there, in order, and the head written with the last.
+    ///
+    /// # Errors
+    /// [`LedgerBreak`]
+    pub fn restore(
+        origin: Country,
+        entries: impl IntoIterator<Item = LedgerEntry>,
+        head: Option<&Head>,
+    ) -> Result<Self, LedgerBreak> {
+        let mut state = Self::new(origin);
+        let mut first = true;
+        for entry in entries {
+            state.replay(&entry, first)?;
+            first = false;
+        }
+        state.finish(head, first)?;
+        Ok(state)
+    }
+
+    /// Takes over one ledger entry. The first that is still there starts the chain: those before it have expired.
+    ///
+    /// # Errors
+    /// [`LedgerBreak`]
+    pub fn replay(&mut self, entry: &LedgerEntry, first: bool) -> Result<(), LedgerBreak> {
+        let position = &mut self.position;
+        if !first {
+            if entry.sequence != position.sequence + 1 {
+                return Err(LedgerBreak::Sequence { last: position.sequence, found: entry.sequence });
+            }
+            if entry.previous != position.entry {
+                return Err(LedgerBreak::Predecessor(entry.sequence));
+            }
+        }
+        if !entry.fingerprints.len().is_multiple_of(LENGTH) {
+            return Err(LedgerBreak::Fingerprints(entry.sequence));
+        }
+        position.sequence = entry.sequence;
+        position.entry = sha256(&entry.to_avro());
+        position.source_offset = entry.source_offset;
+        position.now = entry.now;
+        position.network_version = entry.network_version;
+        for delivery in &entry.deliveries {
+            position.chains.insert(delivery.destination, (delivery.sequence, delivery.manifest));
+        }
+        for bytes in entry.fingerprints.chunks_exact(LENGTH) {
+            self.seen.insert(&Fingerprint::from_bytes(&std::array::from_fn(|i| bytes[i])));
+        }
+        if let Some((tag, binding)) = binding_of(entry) {
+            self.tags.insert(tag, binding);
+        }
+        Ok(())
+    }
+
+    /// Ends a restoration: the head carries what the ledger may have lost to its retention.
+    ///
+    /// # Errors
+    /// [`LedgerBreak`] if head and ledger disagree.
+    pub fn finish(&mut self, head: Option<&Head>, ledger_is_empty: bool) -> Result<(), LedgerBreak> {
+        let position = &mut self.position;
+        let stated = head.map_or((0, [0; 32]), |h| (h.sequence, h.entry));
+        if !ledger_is_empty && stated != (position.sequence, position.entry) {
+            return Err(LedgerBreak::Head { head: stated.0, ledger: position.sequence });
+        }
+        if let Some(head) = head {
+            position.sequence = head.sequence;
+            position.entry = head.entry;
+            position.source_offset = head.source_offset;
+            position.now = head.now;
+            position.network_version = head.network_version;
+            position.chains = head.chains.iter().map(|c| (c.destination, (c.sequence, c.manifest))).collect();
+        }
+        self.forget();
+        Ok(())
+    }
+
+    /// The origin.
+    #[must_use]
+    pub fn origin(&self) -> Country {
+        self.origin
+    }
+
+    /// Where the stream stands, uncommitted steps included.
+    #[must_use]
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Number of keys remembered and committed.
+    #[must_use]
+    pub fn seen_keys(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Memory of the keys remembered, in bytes.
+    #[must_use]
+    pub fn seen_bytes(&self) -> usize {
+        self.seen.bytes()
+    }
+
+    /// What is remembered of a key; nothing once it can not be uploaded any more.
+    #[must_use]
+    pub fn seen(&self, id: &Id) -> Option<Facts> {
+        let pending = self.pending.as_ref().and_then(|p| p.seen.get(id).copied());
+        pending.or_else(|| self.seen.get(id)).filter(|facts| facts.last_day >= self.position.now.day())
+    }
+
+    /// What a batch tag stands for.
+    #[must_use]
+    pub fn tag(&self, tag: &str) -> Option<&Binding> {
+        let key = sha256(tag.as_bytes());
+        let pending = self.pending.as_ref().and_then(|p| p.tags.get(&key));
+        pending.or_else(|| self.tags.get(&key)).filter(|b| self.position.now.since(b.bound_at) < TAG_LIFE_MS)
+    }
+
+    /// Moves "now" forward to the timestamp of the next record; never back.
+    pub fn advance(&mut self, timestamp: Millis) {
+        self.begin();
+        self.position.now = self.position.now.max(timestamp);
+    }
+
+    /// Takes over an entry that was just decided, with the hash of its Avro binary and the keys it took.
+    pub fn apply(&mut self, entry: &LedgerEntry, hash: Hash, taken: &[Fingerprint]) {
+        let position = &mut self.position;
+        position.sequence = entry.sequence;
+        position.entry = hash;
+        position.source_offset = entry.source_offset;
+        position.network_version = entry.network_version;
+        for delivery in &entry.deliveries {
+            position.chains.insert(delivery.destination, (delivery.sequence, delivery.manifest));
+        }
+        let pending = self.begin();
+        pending.seen.extend(taken.iter().map(|p| (p.id, p.facts)));
+        if let Some((tag, binding)) = binding_of(entry) {
+            pending.tags.insert(tag, binding);
+        }
+    }
+
+    fn begin(&mut self) -> &mut Pending {
+        let before = &self.position;
+        self.pending.get_or_insert_with(|| Pending {
+            before: before.clone(),
+            seen: HashMap::new(),
+            tags: HashMap::new(),
+        })
+    }
+
+    /// The transaction was committed: its changes are the state now.
+    pub fn commit(&mut self) {
+        let Some(pending) = self.pending.take() else { return };
+        for (id, facts) in pending.seen {
+            self.seen.insert(&Fingerprint { id, facts });
+        }
+        self.tags.extend(pending.tags);
+        if pending.before.now.day() != self.position.now.day() {
+            self.forget();
+        }
+    }
+
+    /// The transaction was aborted: its changes never happened.
+    pub fn abort(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.position = pending.before;
+        }
+    }
+
+    /// The head that goes with the last entry.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        let p = &self.position;
+        let chains = p.chains.iter().map(|(destination, (sequence, manifest))| ChainHead {
+            destination: *destination,
+            sequence: *sequence,
+            manifest: *manifest,
+        });
+        Head {
+            origin: self.origin,
+            sequence: p.sequence,
+            entry: p.entry,
+            source_offset: p.source_offset,
+            now: p.now,
+            network_version: p.network_version,
+            chains: chains.collect(),
+        }
+    }
+
+    fn forget(&mut self) {
+        let now = self.position.now;
+        self.seen.forget_before(now.day());
+        self.tags.retain(|_, b| now.since(b.bound_at) < TAG_LIFE_MS);
+    }
+}
+
+/// The binding that an entry makes: only an upload that was taken binds its tag.
+fn binding_of(entry: &LedgerEntry) -> Option<(Hash, Binding)> {
+    let taken = matches!(entry.outcome, Outcome::Accepted | Outcome::Partial);
+    // Where nothing but invalid keys was refused, there is nothing to repeat: it is judged afresh when it comes again.
+    let duplicate = keyferry_schemas::rejection::Rejection::Duplicate.code();
+    let worth = entry.keys_accepted > 0 || entry.verdicts.iter().all(|v| v.code == duplicate);
+    let (Some(tag), Some(content), true) = (&entry.batch_tag, entry.content, taken && worth) else {
+        return None;
+    };
+    let binding = Binding {
+        content,
+        accepted_content: entry.accepted_content,
+        first_offset: entry.source_offset,
+        verdicts: entry.verdicts.clone(),
+        bound_at: entry.now,
+    };
+    Some((sha256(tag.as_bytes()), binding))
+}
