@@ -1,0 +1,115 @@
+//! The gateway as a whole.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::header::{ACCEPT, ALLOW},
+    routing::{get, options, post},
+};
+use keyferry_runtime::{
+    clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
+    producer::Producer,
+};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::GatewayConfig,
+    decisions::{Bounds, Decisions},
+    head::ACCEPTED,
+    ledgers::{Following, Ledgers, MAX_SILENCE},
+    limits::Limits,
+    log::{Topics, UploadLog},
+    metrics::Metrics,
+    receipts, upload,
+};
+
+/// Bodies that are decoded at a time: one of many tiny keys takes a hundred times its size while it is looked at.
+const DECODERS: usize = 2;
+
+/// A running gateway. Its routes answer for as long as it lives: drop it, or stop it, after the listener has ended.
+pub struct Gateway {
+    inner: Arc<Inner>,
+    following: Following,
+}
+
+/// What a request works with.
+pub(crate) struct Inner {
+    pub(crate) log: Box<dyn UploadLog>,
+    pub(crate) decisions: Arc<Decisions>,
+    pub(crate) network: NetworkFeed,
+    pub(crate) limits: Limits,
+    pub(crate) decoders: Semaphore,
+    pub(crate) metrics: Metrics,
+    pub(crate) clock: SharedClock,
+    pub(crate) config: GatewayConfig,
+}
+
+impl Gateway {
+    /// Begins to follow the ledger of every member. Blocks until the end of each is known, or for up to 10 s
+    /// if the broker does not answer.
+    ///
+    /// # Errors
+    /// The broker can not be reached, or librdkafka refuses its configuration.
+    pub fn start(
+        kafka: &Kafka,
+        codec: Codec,
+        network: NetworkFeed,
+        config: GatewayConfig,
+        clock: SharedClock,
+        health: &Health,
+    ) -> Result<Self, Fatal> {
+        let producer = Producer::new(kafka).map_err(|e| {
+            Fatal::config(format_args!("the producer can not be made: {e}; see kafka.options"))
+        })?;
+        let metrics = Metrics::new()?;
+        let decisions = Arc::new(Decisions::new(Bounds::default()));
+        let ledgers = Ledgers {
+            kafka: kafka.clone(),
+            codec: codec.clone(),
+            network: network.clone(),
+            decisions: Arc::clone(&decisions),
+            producer: producer.clone(),
+            metrics: metrics.clone(),
+            clock: Arc::clone(&clock),
+            beat: health.component("ledgers", MAX_SILENCE),
+        };
+        let following = ledgers.start()?;
+        let log = Box::new(Topics { producer, codec });
+        let inner = Arc::new(Inner::new(log, decisions, network, config, clock, metrics));
+        Ok(Self { inner, following })
+    }
+
+    /// The routes, to be mounted on [`keyferry_runtime::http::serve`].
+    pub fn router(&self) -> Router {
+        router(Arc::clone(&self.inner))
+    }
+
+    /// Ends the thread that follows the ledgers; to be called once the listener has ended and every request in flight
+    /// was answered. Blocks for a fraction of a second.
+    pub fn stop(self) {
+        drop(self.following);
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(
+        log: Box<dyn UploadLog>,
+        decisions: Arc<Decisions>,
+        network: NetworkFeed,
+        config: GatewayConfig,
+        clock: SharedClock,
+        metrics: Metrics,
+    ) -> Self {
+        let limits = Limits::new(&config);
+        Self { log, decisions, network, limits, decoders: Semaphore::new(DECODERS), metrics, clock, config }
+    }
+}
+
+pub(crate) fn router(inner: Arc<Inner>) -> Router {
+    Router::new()
+        .route("/diagnosiskeys", options(async || [(ALLOW, "POST,GET,OPTIONS"), (ACCEPT, ACCEPTED)]))
+        .route("/diagnosiskeys/upload", post(upload::upload))
+        .route(receipts::PATH, get(receipts::receipt))
+        .with_state(inner)
+}

@@ -1,0 +1,204 @@
+//! What the headers of an upload say. Pure.
+
+use axum::http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use bytes::Bytes;
+
+use keyferry_runtime::http::Problem;
+use keyferry_schemas::{
+    efgs::{Encoding, VERSION},
+    rejection::Rejection,
+    topics::MAX_BATCH_TAG_BYTES,
+};
+
+/// Name of the header with the sender's name for the batch.
+pub(crate) const BATCH_TAG: &str = "batchtag";
+const BATCH_SIGNATURE: &str = "batchsignature";
+/// Every media type that is taken, as `Accept` says it.
+pub(crate) const ACCEPTED: &str = "application/json; version=1.0, application/protobuf; version=1.0";
+/// Several times what a CMS with a chain of RSA certificates needs.
+const MAX_SIGNATURE_BYTES: usize = 16 << 10;
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// The headers of an upload.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// How the body is encoded.
+    pub encoding: Encoding,
+    /// The sender's name for the batch.
+    pub batch_tag: String,
+    /// The detached CMS, not looked into yet.
+    pub signature: Bytes,
+    /// Whether 202 with a receipt may answer an upload that is not decided in time.
+    pub respond_async: bool,
+}
+
+impl Head {
+    /// Reads the headers.
+    ///
+    /// # Errors
+    /// 400, 406 or 415.
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+        let encoding = encoding(headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()))?;
+        Ok(Self {
+            encoding,
+            batch_tag: batch_tag(headers)?,
+            signature: signature(headers)?,
+            respond_async: prefers_async(headers),
+        })
+    }
+}
+
+fn bad(code: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// The encoding that a `Content-Type` names: the media type must be known (415), its version there and of the form
+/// `major.minor` (400), and 1.0 (406).
+fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
+    let mut parts = content_type.unwrap_or_default().split(';').map(str::trim);
+    let known = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "application/protobuf" => Encoding::Protobuf,
+        "application/json" => Encoding::Json,
+        _ => {
+            let detail = "the media type of the body is not one of those that the header Accept names";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type-unknown", detail)
+                .header(ACCEPT, HeaderValue::from_static(ACCEPTED)));
+        }
+    };
+    let version = parts
+        .filter_map(|p| p.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("version"))
+        .map(|(_, value)| value.trim().trim_matches('"'))
+        .ok_or_else(|| bad("media-type-version-missing", "Content-Type has no version; add version=1.0"))?;
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    if !version.split_once('.').is_some_and(|(major, minor)| digits(major) && digits(minor)) {
+        return Err(bad(
+            "media-type-version-malformed",
+            "the version in Content-Type is not major.minor, such as 1.0",
+        ));
+    }
+    if version != VERSION {
+        let detail = "this version of the wire format is not known; 1.0 is";
+        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "media-type-version-unknown", detail));
+    }
+    Ok(known)
+}
+
+fn batch_tag(headers: &HeaderMap) -> Result<String, Problem> {
+    let mut values = headers.get_all(BATCH_TAG).iter();
+    let first = values.next().ok_or_else(|| bad("batch-tag-missing", "the header batchTag is missing"))?;
+    let tag = first.to_str().ok().filter(|tag| (1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()));
+    match (tag, values.next()) {
+        (Some(tag), None) => Ok(tag.to_owned()),
+        _ => {
+            let detail =
+                format!("batchTag is one header of 1 to {MAX_BATCH_TAG_BYTES} printable ASCII characters");
+            Err(Problem::rejection(Rejection::BatchTag, detail))
+        }
+    }
+}
+
+fn signature(headers: &HeaderMap) -> Result<Bytes, Problem> {
+    let text = headers.get(BATCH_SIGNATURE).map(HeaderValue::as_bytes).filter(|text| !text.is_empty());
+    let text = text.ok_or_else(|| bad("signature-missing", "the header batchSignature is missing"))?;
+    let not_base64 =
+        |_| bad("signature-not-base64", "batchSignature is not base64; it carries a detached CMS in DER");
+    let cms = BASE64.decode(text).map_err(not_base64)?;
+    if cms.len() > MAX_SIGNATURE_BYTES {
+        let detail = format!(
+            "batchSignature is longer than {MAX_SIGNATURE_BYTES} bytes; leave chains of certificates out"
+        );
+        return Err(Problem::rejection(Rejection::SignatureMalformed, detail));
+    }
+    Ok(cms.into())
+}
+
+/// RFC 7240: `Prefer: respond-async, wait=10`.
+fn prefers_async(headers: &HeaderMap) -> bool {
+    let values = headers.get_all("prefer").iter().filter_map(|v| v.to_str().ok());
+    values.flat_map(|v| v.split(',')).any(|p| p.trim().eq_ignore_ascii_case("respond-async"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types() {
+        for (text, expected) in [
+            ("application/protobuf; version=1.0", Encoding::Protobuf),
+            ("application/protobuf;version=1.0", Encoding::Protobuf),
+            ("Application/JSON; charset=utf-8; Version=\"1.0\"", Encoding::Json),
+        ] {
+            assert_eq!(encoding(Some(text)).unwrap(), expected, "{text}");
+        }
+        for (text, status, code) in [
+            (Some("application/protobuf"), 400, "media-type-version-missing"),
+            (Some("application/json; charset=utf-8"), 400, "media-type-version-missing"),
+            (Some("application/json; version=1"), 400, "media-type-version-malformed"),
+            (Some("application/json; version="), 400, "media-type-version-malformed"),
+            (Some("application/json; version=1.x"), 400, "media-type-version-malformed"),
+            (Some("application/json; version=1.0.0"), 400, "media-type-version-malformed"),
+            (Some("application/json; version=1.1"), 406, "media-type-version-unknown"),
+            (Some("application/protobuf; version=2.0"), 406, "media-type-version-unknown"),
+            (Some("application/x-protobuf; version=1.0"), 415, "media-type-unknown"),
+            (Some("text/plain"), 415, "media-type-unknown"),
+            (Some(""), 415, "media-type-unknown"),
+            (None, 415, "media-type-unknown"),
+        ] {
+            let problem = encoding(text).unwrap_err();
+            assert_eq!((problem.status().as_u16(), problem.code()), (status, code), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tags_signatures_and_preferences() {
+        let read = |pairs: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf; version=1.0"));
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            Head::read(&headers)
+        };
+        let head =
+            read(&[("batchtag", "a/b+c=="), ("batchsignature", "MAA="), ("prefer", "wait=3, Respond-Async")]);
+        let expected = Head {
+            encoding: Encoding::Protobuf,
+            batch_tag: "a/b+c==".into(),
+            signature: Bytes::from_static(&[0x30, 0]),
+            respond_async: true,
+        };
+        assert_eq!(head.unwrap(), expected);
+        assert!(!read(&[("batchtag", "a"), ("batchsignature", "MAA")]).unwrap().respond_async);
+
+        let long = "x".repeat(MAX_BATCH_TAG_BYTES + 1);
+        let huge = BASE64.encode(vec![0; MAX_SIGNATURE_BYTES + 1]);
+        for (pairs, code) in [
+            (&[("batchsignature", "MAA=")][..], "batch-tag-missing"),
+            (&[("batchtag", ""), ("batchsignature", "MAA=")], "batch-tag-malformed"),
+            (&[("batchtag", "ä"), ("batchsignature", "MAA=")], "batch-tag-malformed"),
+            (&[("batchtag", &long), ("batchsignature", "MAA=")], "batch-tag-malformed"),
+            (&[("batchtag", "a"), ("batchtag", "b"), ("batchsignature", "MAA=")], "batch-tag-malformed"),
+            (&[("batchtag", "a")], "signature-missing"),
+            (&[("batchtag", "a"), ("batchsignature", "")], "signature-missing"),
+            (&[("batchtag", "a"), ("batchsignature", "%%")], "signature-not-base64"),
+            (&[("batchtag", "a"), ("batchsignature", &huge)], "signature-malformed"),
+        ] {
+            let problem = read(pairs).unwrap_err();
+            assert_eq!((problem.status().as_u16(), problem.code()), (400, code), "{pairs:?}");
+        }
+    }
+}

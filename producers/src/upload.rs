@@ -1,0 +1,194 @@
+//! `POST /diagnosiskeys/upload`, step by step. What is refused here needs no state; the rest is the pipeline's.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use keyferry_runtime::{
+    http::{Access, ClientCertificate, Problem, identify},
+    producer::ProduceError,
+};
+use keyferry_schemas::{
+    country::Country,
+    efgs::{self, BadBody, Encoding},
+    network::Network,
+    records::{Hash, Kind, Upload},
+    rejection::Rejection,
+};
+
+use crate::{
+    answer::Decision,
+    body,
+    decisions::{Of, UploadId},
+    gateway::Inner,
+    head::Head,
+    limits::Ticket,
+    receipts,
+};
+
+/// How long an upload of a new member waits for its ledger to be followed.
+const NEW_MEMBER: Duration = Duration::from_secs(3);
+
+/// One upload, from its first header to its answer.
+pub(crate) async fn upload(State(gateway): State<Arc<Inner>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let limit = gateway.config.max_body_bytes;
+    let admitted = match admit(&gateway, &parts) {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            body::linger(body, limit);
+            tracing::info!(%problem, "an upload is refused");
+            return problem.into_response();
+        }
+    };
+    let country = admitted.country;
+    let answer = async {
+        let body = body::read(body, limit, body::PATIENCE).await?;
+        check(&gateway, &admitted, body.clone()).await?;
+        let deadline = Instant::now() + gateway.config.decision_wait();
+        submit(&gateway, &admitted, body, deadline).await
+    };
+    answer.await.unwrap_or_else(|problem| {
+        tracing::info!(%country, %problem, "an upload is refused");
+        problem.into_response()
+    })
+}
+
+/// A sender that may send, and what its headers say.
+struct Admitted {
+    country: Country,
+    certificate: Hash,
+    head: Head,
+    max_keys: usize,
+    _ticket: Ticket,
+}
+
+fn admit(gateway: &Inner, parts: &Parts) -> Result<Admitted, Problem> {
+    let (network, now) = (network(gateway)?, gateway.clock.now());
+    let client = parts.extensions.get::<ClientCertificate>();
+    let country = identify(client, &network, now)?;
+    Access::Upload.check(country, &network, now)?;
+    let head = Head::read(&parts.headers)?;
+    Ok(Admitted {
+        country,
+        certificate: client.map(|c| c.sha256).unwrap_or_default(),
+        head,
+        max_keys: network.member(country).map_or(0, |m| m.max_keys_per_upload as usize),
+        _ticket: gateway.limits.enter(country, now)?,
+    })
+}
+
+/// The network document in force.
+pub(crate) fn network(gateway: &Inner) -> Result<Arc<Network>, Problem> {
+    gateway
+        .network
+        .current()
+        .ok_or_else(|| unavailable("network-unknown", "the network document is not known yet"))
+}
+
+/// Decodes the body, which costs the more the worse it is: apart from the threads that serve, and few at a time.
+async fn check(gateway: &Inner, admitted: &Admitted, body: Bytes) -> Result<(), Problem> {
+    let (encoding, max) = (admitted.head.encoding, admitted.max_keys);
+    // The semaphore is never closed.
+    let _permit = gateway.decoders.acquire().await.ok();
+    let checked = tokio::task::spawn_blocking(move || check_keys(encoding, body, max));
+    checked.await.unwrap_or_else(|_| Err(Problem::rejection(Rejection::Body, "the body can not be read")))
+}
+
+fn check_keys(encoding: Encoding, body: Bytes, max: usize) -> Result<(), Problem> {
+    let keys = match efgs::decode(encoding, body) {
+        Ok(keys) => keys.len(),
+        Err(BadBody::TooMany(keys)) => keys,
+        Err(e) => return Err(Problem::rejection(Rejection::Body, e.to_string())),
+    };
+    if keys == 0 {
+        return Err(Problem::rejection(Rejection::NoKeys, "there is no key in the body"));
+    }
+    if keys > max {
+        let detail =
+            format!("there are {keys} keys in the body and {max} may be sent at once; send several uploads");
+        return Err(Problem::rejection(Rejection::TooManyKeys, detail));
+    }
+    Ok(())
+}
+
+/// Puts the upload on its topic and answers with what the ledger says.
+async fn submit(
+    gateway: &Inner,
+    admitted: &Admitted,
+    payload: Bytes,
+    deadline: Instant,
+) -> Result<Response, Problem> {
+    let Admitted { country, head, .. } = admitted;
+    let country = *country;
+    let read = Instant::now();
+    if !gateway.decisions.followed(country, read + NEW_MEMBER).await {
+        let detail = format!("the ledger of {country} is not followed yet; nothing was accepted");
+        return Err(unavailable("ledger-not-followed", detail));
+    }
+    let id = Uuid::new_v4().into_bytes();
+    let upload = Upload {
+        upload_id: id,
+        kind: Kind::ExposedKeys,
+        origin: country,
+        batch_tag: head.batch_tag.clone(),
+        content_type: head.encoding.content_type().into(),
+        payload,
+        batch_signature: head.signature.clone(),
+        client_certificate: admitted.certificate,
+        received_at: gateway.clock.now(),
+    };
+    let written = gateway.log.write(upload).await;
+    let of = match &written {
+        Ok(offset) => {
+            gateway.metrics.received(country);
+            gateway.decisions.expect(country, id, gateway.clock.now());
+            Of::Offset(*offset)
+        }
+        Err(error @ ProduceError::NotAccepted(_)) => {
+            tracing::error!(%country, %error, "an upload could not be written");
+            let detail = "the upload could not be stored; nothing was accepted, send it again later";
+            return Err(unavailable("broker-unreachable", detail));
+        }
+        // It may be on the topic all the same, and then its decision names it.
+        Err(ProduceError::Unknown(_)) => Of::Upload(id),
+    };
+    match (gateway.decisions.wait(country, of, deadline).await, written) {
+        (Some(decision), _) => {
+            gateway.metrics.decided(read.elapsed());
+            log(country, id, &decision);
+            Ok(decision.response())
+        }
+        (None, Ok(_)) if head.respond_async => {
+            let mut response = receipts::pending(id);
+            response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
+            Ok(response)
+        }
+        (None, Ok(_)) => {
+            let detail =
+                "the upload is stored and not decided yet; sending it again is safe and gets the same answer";
+            Err(unavailable("not-yet-decided", detail))
+        }
+        (None, Err(error)) => {
+            tracing::error!(%country, %error, "it is not known whether an upload was written");
+            let detail = "it is not known whether the upload was stored; sending it again is safe";
+            Err(unavailable("not-confirmed", detail))
+        }
+    }
+}
+
+fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(5)
+}
+
+fn log(country: Country, id: UploadId, decision: &Decision) {
+    let upload = Uuid::from_bytes(id);
+    tracing::info!(%country, %upload, decision = decision.code(), "an upload is decided");
+}
