@@ -1,0 +1,244 @@
+//! What all routes share: who asks, for which batch, and how its answer begins.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use axum::http::{HeaderMap, StatusCode};
+use jiff::{ToSpan, civil::Date};
+
+use keyferry_runtime::{
+    clock::SharedClock,
+    http::{Access, ClientCertificate, Problem, identify},
+    network::NetworkFeed,
+};
+use keyferry_schemas::{country::Country, time::Millis};
+
+use crate::{
+    log::Sealed,
+    shelf::Shelf,
+    store::StoreError,
+    tag::{Asked, BatchTag, date_of, resolve},
+};
+
+/// The countries that this instance serves. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Shelves(Arc<RwLock<BTreeMap<Country, Arc<Shelf>>>>);
+
+impl Shelves {
+    /// Adds a country.
+    pub fn add(&self, shelf: Arc<Shelf>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shelf.country(), shelf);
+    }
+
+    /// The shelf of a country.
+    #[must_use]
+    pub fn get(&self, country: Country) -> Option<Arc<Shelf>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&country).cloned()
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn countries(&self) -> Vec<Country> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+/// Until when data may be served, and from when it is erased.
+#[derive(Debug, Clone, Copy)]
+pub struct Periods {
+    /// Days before today that a client may ask for.
+    pub window_days: u16,
+    /// Milliseconds after an upload at which its keys are erased.
+    pub retention_ms: i64,
+}
+
+impl Periods {
+    /// Uploads from this time or before are erased at `now`.
+    #[must_use]
+    pub fn erased_until(self, now: Millis) -> Millis {
+        now.plus(-self.retention_ms)
+    }
+
+    /// The oldest day that may be asked for at `now`.
+    #[must_use]
+    pub fn oldest(self, now: Millis) -> Date {
+        date_of(now).checked_sub(i32::from(self.window_days).days()).unwrap_or(Date::MIN)
+    }
+}
+
+/// What the routes work with.
+#[derive(Clone)]
+pub struct Api {
+    /// The countries served here.
+    pub shelves: Shelves,
+    /// Whose certificate is whose.
+    pub feed: NetworkFeed,
+    /// What day it is.
+    pub clock: SharedClock,
+    /// How far back.
+    pub periods: Periods,
+}
+
+/// A batch that was found.
+pub struct Found {
+    /// Its log object.
+    pub sealed: Arc<Sealed>,
+    /// The name of the next one, if there is one yet.
+    pub next: Option<BatchTag>,
+}
+
+impl Api {
+    /// The shelf of the country that asks: nobody sees another one's.
+    ///
+    /// # Errors
+    /// What [`identify`] and [`Access::check`] say; 421 if the country is served by another instance.
+    pub fn caller(&self, client: Option<&ClientCertificate>) -> Result<Arc<Shelf>, Problem> {
+        let now = self.clock.now();
+        let network = self.feed.current().ok_or_else(|| unavailable("no network document is known yet"))?;
+        let country = identify(client, &network, now)?;
+        Access::Download.check(country, &network, now)?;
+        self.shelves.get(country).ok_or_else(|| {
+            let detail =
+                format!("keys for {country} are not served here; ask the operator for the right host");
+            Problem::new(StatusCode::MISDIRECTED_REQUEST, "country-not-served", detail)
+        })
+    }
+
+    /// The batch that the date of a path and a tag ask for.
+    ///
+    /// # Errors
+    /// The statuses of EFGS: 400, 404, 410; 503 if the store does not answer.
+    pub async fn find(&self, shelf: &Shelf, date: Date, tag: Option<BatchTag>) -> Result<Found, Problem> {
+        let oldest = self.periods.oldest(self.clock.now());
+        let mut head = shelf.head();
+        let mut asked = look_up(head.as_deref(), date, tag, oldest);
+        let last = head.as_ref().map(|h| h.entry.number);
+        let at_end = match asked {
+            Asked::NoBatch | Asked::Unknown => true,
+            Asked::Batch(n) | Asked::From(n) => Some(n) == last,
+            Asked::DateAfterBatch | Asked::TooOld => false,
+        };
+        // Another instance may have gone further than this one.
+        if at_end && shelf.follow().await.map_err(|e| store_problem(&e))? {
+            head = shelf.head();
+            asked = look_up(head.as_deref(), date, tag, oldest);
+        }
+        let refuse = |status, code: &'static str, detail: &str| Err(Problem::new(status, code, detail));
+        let number = match asked {
+            Asked::Batch(number) => number,
+            Asked::From(first) => self.first_kept(shelf, first, head.as_deref()).await?,
+            Asked::NoBatch => {
+                return refuse(StatusCode::NOT_FOUND, "no-batch", "there is no batch from that date on yet");
+            }
+            Asked::Unknown => return Err(unknown_tag()),
+            Asked::DateAfterBatch => {
+                return refuse(
+                    StatusCode::BAD_REQUEST,
+                    "date-after-batch",
+                    "the date is later than that of the batch",
+                );
+            }
+            Asked::TooOld => {
+                let detail = format!(
+                    "batches are kept for {} days; start from {oldest} or later",
+                    self.periods.window_days
+                );
+                return refuse(StatusCode::GONE, "date-too-old", &detail);
+            }
+        };
+        let sealed = shelf.entry(number).await.map_err(|e| store_problem(&e))?.ok_or_else(unknown_tag)?;
+        let next = head.filter(|h| number < h.entry.number).and_then(|h| h.entry.days.tag_of(number + 1));
+        Ok(Found { sealed, next })
+    }
+
+    /// Whether the keys of a batch are erased, or about to be.
+    #[must_use]
+    pub fn is_erased(&self, sealed: &Sealed) -> bool {
+        sealed.entry.oldest() <= self.periods.erased_until(self.clock.now())
+    }
+
+    /// The first batch from `first` on whose keys are still there: on the oldest day some are gone already.
+    async fn first_kept(&self, shelf: &Shelf, first: u64, head: Option<&Sealed>) -> Result<u64, Problem> {
+        let erased = async |n| -> Result<bool, Problem> {
+            let sealed = shelf.entry(n).await.map_err(|e| store_problem(&e))?;
+            Ok(sealed.is_none_or(|s| self.is_erased(&s)))
+        };
+        if !erased(first).await? {
+            return Ok(first);
+        }
+        // Invariant: `low` is erased, `high` is not or is past the end.
+        let end = head.map_or(first, |h| h.entry.number) + 1;
+        let (mut low, mut high) = (first, end);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if erased(middle).await? { low = middle } else { high = middle }
+        }
+        if high == end {
+            return Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "no-batch",
+                "there is no batch from that date on any more",
+            ));
+        }
+        Ok(high)
+    }
+}
+
+fn look_up(head: Option<&Sealed>, date: Date, tag: Option<BatchTag>, oldest: Date) -> Asked {
+    match head {
+        Some(head) => resolve(&head.entry.days, head.entry.number, date, tag, oldest),
+        None => resolve(&Default::default(), 0, date, tag, oldest),
+    }
+}
+
+/// Reads the date of a path, `yyyy-MM-dd` and nothing else.
+///
+/// # Errors
+/// 400 `date-malformed`.
+pub fn read_date(text: &str) -> Result<Date, Problem> {
+    let exact = text.len() == 10
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            4 | 7 => b == b'-',
+            _ => b.is_ascii_digit(),
+        });
+    let date = exact.then(|| text.parse().ok()).flatten();
+    date.ok_or_else(|| {
+        Problem::new(StatusCode::BAD_REQUEST, "date-malformed", "the path ends in a date such as 2020-10-23")
+    })
+}
+
+/// Reads the header `batchTag`, if there is one.
+///
+/// # Errors
+/// 404: what is no tag is the name of no batch.
+pub fn read_tag(headers: &HeaderMap) -> Result<Option<BatchTag>, Problem> {
+    let Some(value) = headers.get("batchTag").filter(|v| !v.is_empty()) else { return Ok(None) };
+    let tag = value.to_str().ok().and_then(|t| t.trim().parse().ok());
+    tag.map(Some).ok_or_else(unknown_tag)
+}
+
+/// 404 for a tag that no batch has.
+#[must_use]
+pub fn unknown_tag() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "batch-unknown", "there is no batch with that tag")
+}
+
+/// 410 for a batch whose keys are erased.
+#[must_use]
+pub fn erased() -> Problem {
+    let detail = "the keys of that batch are erased; start anew from a later date, without a tag";
+    Problem::new(StatusCode::GONE, "batch-erased", detail)
+}
+
+fn unavailable(detail: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(5)
+}
+
+/// 503: the details are for the operator and not for the client.
+#[must_use]
+pub fn store_problem(error: &StoreError) -> Problem {
+    tracing::error!(reason = %error, "a download failed");
+    unavailable("the store does not answer; try again")
+}

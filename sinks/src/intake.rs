@@ -1,0 +1,310 @@
+//! What a country's worker has read and verified but not logged yet. Pure: records and network versions in, accepted
+//! batches or a break out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
+
+use keyferry_runtime::{codec::KeysRecord, network::Versions};
+use keyferry_schemas::{
+    avro::{AvroError, Record as _},
+    batch::{Checkpoint, Manifest, SignedBatch},
+    chain::{Break, Chains, Link, VerifiedBatch},
+    country::Country,
+    network::Network,
+};
+
+use crate::{
+    log::{Sealed, filed_on},
+    tag::date_of,
+};
+
+/// A batch that was verified by itself and as the next of its chain. Only [`Intake`] makes one.
+pub struct Accepted {
+    /// Offset of its record.
+    pub(crate) offset: i64,
+    pub(crate) batch: SignedBatch,
+    /// The ends of all chains after it.
+    pub(crate) links: BTreeMap<Country, Link>,
+    pub(crate) complete: bool,
+    manifest: Manifest,
+    keys: usize,
+}
+
+impl Accepted {
+    /// Its manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// How many keys it has.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.keys
+    }
+}
+
+/// Where and why verification stopped. Its `Display` is one line without key material.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainBreak {
+    /// Offset of the record.
+    pub offset: i64,
+    /// The origin it names, if it could be read that far; not verified.
+    pub origin: Option<Country>,
+    /// The sequence it names.
+    pub sequence: Option<i64>,
+    /// What is wrong.
+    pub reason: Reason,
+}
+
+/// What is wrong with a record of `keyferry.keys.<cc>`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// It has no value: somebody deleted what stood there.
+    #[error("the record is a tombstone")]
+    Tombstone,
+    /// It is neither a batch nor a checkpoint.
+    #[error("the record can not be decoded{}", Detail(.0))]
+    Undecodable(AvroError),
+    /// It does not verify.
+    #[error(transparent)]
+    Break(#[from] Break),
+    /// It would bring a country its own keys back.
+    #[error("it carries the country's own keys")]
+    OwnKeys,
+}
+
+struct Detail<'a>(&'a AvroError);
+
+impl fmt::Display for Detail<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            // What the Avro library says may quote a value, which may be a key.
+            AvroError::Resolve(_) => Ok(()),
+            other => write!(f, ": {other}"),
+        }
+    }
+}
+
+impl fmt::Display for ChainBreak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "offset {}", self.offset)?;
+        if let (Some(origin), Some(sequence)) = (self.origin, self.sequence) {
+            write!(f, ", {origin} sequence {sequence}")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl std::error::Error for ChainBreak {}
+
+/// The log in the store and what was read here can not both be right; the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "another instance logged something else than what was read here; reading again from where its log ends"
+)]
+pub struct Diverged;
+
+/// Verified and not yet logged.
+pub struct Intake {
+    destination: Country,
+    chains: Chains,
+    complete: bool,
+    /// Number of the log object after which it goes on.
+    stands_on: u64,
+    /// Records before this offset were taken, here or by the instance that logged them.
+    position: i64,
+    pending: VecDeque<Accepted>,
+    passed_over: BTreeSet<Country>,
+}
+
+impl Intake {
+    /// Goes on where `head` ends. `gap`: records after it are no longer on the topic.
+    #[must_use]
+    pub fn resume(destination: Country, head: Option<&Sealed>, gap: bool) -> Self {
+        Self {
+            destination,
+            chains: Chains::resume(destination, head.map(|h| h.entry.links()).unwrap_or_default()),
+            complete: head.is_none_or(|h| h.entry.complete) && !gap,
+            stands_on: head.map_or(0, |h| h.entry.number),
+            position: head.map_or(0, |h| h.entry.next_offset),
+            pending: VecDeque::new(),
+            passed_over: BTreeSet::new(),
+        }
+    }
+
+    /// Verifies one record and keeps it if it is a batch. After an error nothing was kept.
+    ///
+    /// # Errors
+    /// [`ChainBreak`].
+    pub fn take(&mut self, offset: i64, record: &Read, networks: &Versions) -> Result<(), ChainBreak> {
+        if offset < self.position {
+            return Ok(());
+        }
+        let (origin, sequence) = record.names();
+        let taken = match record {
+            Read::Nothing => Err(Reason::Tombstone),
+            Read::Garbage(e) => Err(Reason::Undecodable(e.clone())),
+            Read::Batch(batch) => self.batch(offset, batch, networks),
+            Read::Checkpoint(checkpoint) => self.checkpoint(checkpoint, networks),
+        };
+        taken.map_err(|reason| ChainBreak { offset, origin, sequence, reason })?;
+        self.position = offset + 1;
+        Ok(())
+    }
+
+    fn batch(&mut self, offset: i64, batch: &SignedBatch, networks: &Versions) -> Result<(), Reason> {
+        let verified = VerifiedBatch::verify(batch, networks)?;
+        let manifest = verified.manifest();
+        if manifest.origin == self.destination {
+            return Err(Reason::OwnKeys);
+        }
+        // Verification starts at sequence 1 or at a checkpoint. Where the start of the topic is gone, what stands before
+        // the first checkpoint is about to go as well.
+        let started = self.chains.links().contains_key(&manifest.origin) || manifest.sequence == 1;
+        if !self.complete && !started {
+            if self.passed_over.insert(manifest.origin) {
+                tracing::warn!(
+                    destination = %self.destination, origin = %manifest.origin, offset, sequence = manifest.sequence,
+                    "the start of this chain is no longer on the topic: passed over up to its first checkpoint"
+                );
+            }
+            return Ok(());
+        }
+        self.chains.append(&verified)?;
+        self.pending.push_back(Accepted {
+            offset,
+            batch: batch.clone(),
+            links: self.chains.links().clone(),
+            complete: self.complete,
+            manifest: manifest.clone(),
+            keys: verified.keys().len(),
+        });
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint, networks: &Versions) -> Result<(), Reason> {
+        let network = signed_under(checkpoint, networks)
+            .ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()))?;
+        Ok(self.chains.checkpoint(checkpoint, network)?)
+    }
+
+    /// Number of the log object after which it goes on; 0 before the first.
+    #[must_use]
+    pub fn stands_on(&self) -> u64 {
+        self.stands_on
+    }
+
+    /// Offset of the next record to be taken.
+    #[must_use]
+    pub fn position(&self) -> i64 {
+        self.position
+    }
+
+    /// Batches that wait to be logged, in order.
+    #[must_use]
+    pub fn pending(&self) -> &VecDeque<Accepted> {
+        &self.pending
+    }
+
+    /// How many keys wait to be logged.
+    #[must_use]
+    pub fn pending_keys(&self) -> usize {
+        self.pending.iter().map(Accepted::keys).sum()
+    }
+
+    /// The batches that go into the next download batch: whole ones, of one day, of `max_keys` together unless the
+    /// first alone has more.
+    #[must_use]
+    pub fn joined(&self, before: Option<&Sealed>, max_keys: usize) -> Vec<&Accepted> {
+        let Some(first) = self.pending.front() else { return Vec::new() };
+        let date = filed_on(before, first.manifest.created_at);
+        let mut keys = first.keys;
+        let more = self.pending.iter().skip(1).take_while(|next| {
+            keys = keys.saturating_add(next.keys);
+            keys <= max_keys && date_of(next.manifest.created_at) <= date
+        });
+        std::iter::once(first).chain(more).collect()
+    }
+
+    /// Goes on after `head`, which holds batches that waited here, or batches that another instance has read.
+    ///
+    /// # Errors
+    /// [`Diverged`] if it holds others than those that were read here.
+    pub fn rebase(&mut self, head: &Sealed) -> Result<(), Diverged> {
+        let next = head.entry.next_offset;
+        if next > self.position {
+            let passed_over = std::mem::take(&mut self.passed_over);
+            *self = Self { passed_over, ..Self::resume(self.destination, Some(head), false) };
+            return Ok(());
+        }
+        let logged = self.pending.iter().take_while(|b| b.offset < next).count();
+        let last = self.pending.drain(..logged).last().ok_or(Diverged)?;
+        // Their chains must end where ours ended after the same batch. Times are for people and no part of a chain.
+        let ends = |links: &BTreeMap<Country, Link>| -> Vec<_> {
+            links.iter().map(|(origin, l)| (*origin, l.sequence, l.manifest)).collect()
+        };
+        if last.offset + 1 != next || ends(&last.links) != ends(&head.entry.links()) {
+            return Err(Diverged);
+        }
+        self.stands_on = head.entry.number;
+        Ok(())
+    }
+}
+
+/// A record as it was decoded.
+pub enum Read {
+    /// No value.
+    Nothing,
+    /// No record known here.
+    Garbage(AvroError),
+    /// A batch.
+    Batch(SignedBatch),
+    /// A checkpoint.
+    Checkpoint(Checkpoint),
+}
+
+impl Read {
+    /// Takes over what the codec says.
+    #[must_use]
+    pub fn of(decoded: Option<Result<KeysRecord, AvroError>>) -> Self {
+        match decoded {
+            None => Self::Nothing,
+            Some(Err(e)) => Self::Garbage(e),
+            Some(Ok(KeysRecord::Batch(batch))) => Self::Batch(batch),
+            Some(Ok(KeysRecord::Checkpoint(checkpoint))) => Self::Checkpoint(checkpoint),
+        }
+    }
+
+    /// Whether the network version that it needs is known: it may be published a moment earlier than it is read here.
+    #[must_use]
+    pub fn is_decidable(&self, networks: &Versions) -> bool {
+        match self {
+            Self::Nothing | Self::Garbage(_) => true,
+            Self::Batch(batch) => manifest(batch).is_none_or(|m| networks.contains_key(&m.network_version)),
+            Self::Checkpoint(checkpoint) => signed_under(checkpoint, networks).is_some(),
+        }
+    }
+
+    /// Origin and sequence, as far as it names them; not verified.
+    fn names(&self) -> (Option<Country>, Option<i64>) {
+        match self {
+            Self::Nothing | Self::Garbage(_) => (None, None),
+            Self::Batch(batch) => manifest(batch).map(|m| (m.origin, m.sequence)).unzip(),
+            Self::Checkpoint(checkpoint) => (Some(checkpoint.origin), Some(checkpoint.sequence)),
+        }
+    }
+}
+
+fn manifest(batch: &SignedBatch) -> Option<Manifest> {
+    Manifest::from_avro(batch.manifest.clone()).ok()
+}
+
+/// The newest version in which the key of a checkpoint was in force: a checkpoint names no version.
+fn signed_under<'a>(checkpoint: &Checkpoint, networks: &'a Versions) -> Option<&'a Network> {
+    let in_force =
+        |network: &&'a Network| network.signing_key(&checkpoint.signing_key, checkpoint.at).is_some();
+    networks.values().rev().map(AsRef::as_ref).find(in_force)
+}

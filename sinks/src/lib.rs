@@ -1,0 +1,34 @@
+//! Ways out: what countries receive is verified, stored, served, and erased in time.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`distribute`], [`config`] | the role: workers, routes, erasure; its configuration |
+//! | [`worker`], [`source`] | one country: reads its topic, verifies, stores |
+//! | [`intake`] | what was verified and is not stored yet; pure |
+//! | [`log`], [`tag`], [`text`] | log objects and the names of batches; pure |
+//! | [`store`], [`shelf`] | the object store, and one country's log in it |
+//! | [`download`], [`audit`], [`api`], [`negotiate`] | the HTTP contract of EFGS |
+//! | [`sweep`] | erasure |
+//! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
+//! | [`metrics`] | what is counted |
+
+pub mod api;
+pub mod audit;
+pub mod config;
+pub mod distribute;
+pub mod download;
+pub mod intake;
+pub mod log;
+pub mod metrics;
+pub mod negotiate;
+pub mod shelf;
+pub mod source;
+pub mod store;
+pub mod sweep;
+pub mod tag;
+pub mod text;
+pub mod verify;
+pub mod worker;
+
+pub use config::{Countries, DistributeConfig};
+pub use distribute::Distribution;

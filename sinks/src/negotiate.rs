@@ -1,0 +1,134 @@
+//! What a client accepts, and what it has already. Pure.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use keyferry_runtime::http::Problem;
+use keyferry_schemas::efgs::{Encoding, VERSION};
+
+const ENCODINGS: [(&str, Encoding); 2] =
+    [("application/protobuf", Encoding::Protobuf), ("application/json", Encoding::Json)];
+/// What a problem says is accepted.
+const ACCEPTED: &str = "application/json; version=1.0, application/protobuf; version=1.0";
+
+/// The encoding that a client prefers by its `Accept`.
+///
+/// # Errors
+/// 415 if the version is missing or another one, 406 if it accepts other media types only: the statuses of EFGS.
+pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
+    let mut best: Option<(f32, Encoding)> = None;
+    // No `Accept` at all is a missing version as well.
+    let mut known = !headers.contains_key(header::ACCEPT);
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    for range in values.flat_map(|v| v.split(',')).map(str::trim).filter(|r| !r.is_empty()) {
+        let Range { media, version, quality } = Range::of(range);
+        known |= matches!(media.as_str(), "*/*" | "application/*");
+        let Some((_, encoding)) = ENCODINGS.iter().find(|(name, _)| *name == media) else { continue };
+        known = true;
+        // Of equals, the first one that was named.
+        if version == Some(VERSION) && quality > best.map_or(0.0, |(q, _)| q) {
+            best = Some((quality, *encoding));
+        }
+    }
+    let refuse = |status, code: &'static str, detail: &str| {
+        Problem::new(status, code, detail).header(header::ACCEPT, HeaderValue::from_static(ACCEPTED))
+    };
+    match best {
+        Some((_, encoding)) => Ok(encoding),
+        None if known => Err(refuse(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "accept-version",
+            "the Accept header needs a version that is spoken here: application/protobuf; version=1.0",
+        )),
+        None => Err(refuse(
+            StatusCode::NOT_ACCEPTABLE,
+            "accept-media-type",
+            "keys are served as application/protobuf or application/json, both with version=1.0",
+        )),
+    }
+}
+
+struct Range<'a> {
+    media: String,
+    version: Option<&'a str>,
+    quality: f32,
+}
+
+impl<'a> Range<'a> {
+    fn of(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let mut range = Self {
+            media: parts.next().unwrap_or_default().to_ascii_lowercase(),
+            version: None,
+            quality: 1.0,
+        };
+        for (name, value) in parts.filter_map(|p| p.split_once('=')) {
+            let value = value.trim().trim_matches('"');
+            match name.trim().to_ascii_lowercase().as_str() {
+                "version" => range.version = Some(value),
+                "q" => range.quality = value.parse().unwrap_or(0.0),
+                _ => (),
+            }
+        }
+        range
+    }
+}
+
+/// Whether the client has the representation with this `ETag` already, by its `If-None-Match`.
+#[must_use]
+pub fn has_already(headers: &HeaderMap, etag: &str) -> bool {
+    let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    // Weak comparison, as RFC 9110 asks for here.
+    values.flat_map(|v| v.split(',')).map(str::trim).any(|t| t == "*" || t.trim_start_matches("W/") == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|v| (name.clone(), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn accept_is_negotiated_as_efgs_clients_know_it() {
+        let (protobuf, json) = (Ok(Encoding::Protobuf), Ok(Encoding::Json));
+        let table: [(&[&str], Result<Encoding, u16>); 17] = [
+            (&["application/protobuf; version=1.0"], protobuf),
+            (&["application/json;version=1.0"], json),
+            (&["Application/JSON; Version=\"1.0\""], json),
+            (&["text/html, application/json; version=1.0"], json),
+            (&["application/json; version=1.0, application/protobuf; version=1.0"], json),
+            (&["application/json; version=1.0; q=0.5, application/protobuf; version=1.0"], protobuf),
+            (&["application/json; version=1.0; q=0.5", "application/protobuf; version=1.0; q=0.6"], protobuf),
+            (&["application/json; version=2.0, application/protobuf; version=1.0"], protobuf),
+            (&["application/json; version=1.0; q=0"], Err(415)),
+            (&["application/protobuf"], Err(415)),
+            (&["application/protobuf; version=2.0"], Err(415)),
+            (&["application/protobuf; version=1"], Err(415)),
+            (&["*/*"], Err(415)),
+            (&[], Err(415)),
+            (&["text/html"], Err(406)),
+            (&["application/xml; version=1.0"], Err(406)),
+            (&["application/x-protobuf; version=1.0"], Err(406)),
+        ];
+        for (accept, expected) in table {
+            let found = encoding(&headers(header::ACCEPT, accept)).map_err(|p| p.status().as_u16());
+            assert_eq!(found, expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_has_is_not_sent_again() {
+        for (held, same) in [
+            ("\"a\"", true),
+            ("W/\"a\"", true),
+            ("\"b\", \"a\"", true),
+            ("*", true),
+            ("\"b\"", false),
+            ("a", false),
+        ] {
+            assert_eq!(has_already(&headers(header::IF_NONE_MATCH, &[held]), "\"a\""), same, "{held}");
+        }
+        assert!(!has_already(&HeaderMap::new(), "\"a\""));
+    }
+}

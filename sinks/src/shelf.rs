@@ -1,0 +1,205 @@
+//! One country's part of the store: its log from the first object to the head, and the data behind it.
+//!
+//! The store is the progress. A log object is created if absent and never touched again, so the number after the head is
+//! the only thing that two instances can compete for, and whoever loses takes over what the winner wrote.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use keyferry_schemas::{batch::sha256, country::Country};
+
+use crate::{
+    log::{Draft, Entry, Sealed},
+    store::{Created, Store, StoreError, data_path, log_path},
+};
+
+/// Log objects kept in memory besides the head: clients that follow along ask for the newest ones.
+const KEPT: usize = 16;
+
+/// One country's log, as far as it is known here. Never shows anything that is not logged.
+pub struct Shelf {
+    store: Store,
+    country: Country,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    head: Option<Arc<Sealed>>,
+    recent: VecDeque<Arc<Sealed>>,
+}
+
+/// Whose log object came next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// The one that was to be appended.
+    Ours,
+    /// Another instance's, which is the head now.
+    Theirs,
+}
+
+impl Shelf {
+    /// Finds the head. Asks for single objects only: numbers have no gaps, so the end is found by doubling and halving.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open(store: Store, country: Country) -> Result<Self, StoreError> {
+        let shelf = Self { store, country, known: Mutex::default() };
+        let number = shelf.last_number().await?;
+        if number > 0 {
+            let head = shelf.read(number).await?.ok_or_else(|| shelf.missing(number))?;
+            shelf.lock().head = Some(Arc::new(head));
+        }
+        shelf.follow().await?;
+        Ok(shelf)
+    }
+
+    /// The country it belongs to.
+    #[must_use]
+    pub fn country(&self) -> Country {
+        self.country
+    }
+
+    /// The last log object known here.
+    #[must_use]
+    pub fn head(&self) -> Option<Arc<Sealed>> {
+        self.lock().head.clone()
+    }
+
+    /// Reads on to what another instance has appended; tells whether there was anything.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn follow(&self) -> Result<bool, StoreError> {
+        let mut moved = false;
+        loop {
+            let head = self.head();
+            let number = head.as_ref().map_or(1, |h| h.entry.number + 1);
+            let Some(next) = self.read(number).await? else { return Ok(moved) };
+            if !next.follows(head.as_deref()) {
+                return Err(self.corrupt(number, "it does not follow the log object before it"));
+            }
+            self.advance(next);
+            moved = true;
+        }
+    }
+
+    /// Stores `draft` as the next download batch: first the data, then the log object that makes it visible. May be
+    /// repeated after an error, with the same draft.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn append(&self, draft: &Draft) -> Result<Appended, StoreError> {
+        let entry = &draft.sealed.entry;
+        self.store.put(&data_path(self.country, &entry.data.name), draft.data.clone()).await?;
+        match self.store.create(&log_path(self.country, entry.number), draft.log.clone()).await? {
+            Created::New => {
+                self.advance(draft.sealed.clone());
+                Ok(Appended::Ours)
+            }
+            Created::Exists => {
+                let there = self.read(entry.number).await?.ok_or_else(|| self.missing(entry.number))?;
+                // An answer that was lost on the way looks like another instance and is none.
+                let ours = there.hash == draft.sealed.hash;
+                self.follow().await?;
+                Ok(if ours { Appended::Ours } else { Appended::Theirs })
+            }
+        }
+    }
+
+    /// The log object with this number; `None` beyond the head known here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn entry(&self, number: u64) -> Result<Option<Arc<Sealed>>, StoreError> {
+        let kept = {
+            let known = self.lock();
+            match &known.head {
+                Some(head) if number > 0 && number <= head.entry.number => {
+                    known.recent.iter().chain(&known.head).find(|s| s.entry.number == number).cloned()
+                }
+                _ => return Ok(None),
+            }
+        };
+        match kept {
+            Some(kept) => Ok(Some(kept)),
+            None => {
+                let read = self.read(number).await?.ok_or_else(|| self.missing(number))?;
+                Ok(Some(Arc::new(read)))
+            }
+        }
+    }
+
+    /// The keys of a batch, as protobuf; `None` if they were erased.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if they are not what the log says.
+    pub async fn data(&self, entry: &Entry) -> Result<Option<Bytes>, StoreError> {
+        let Some(data) = self.store.get(&data_path(self.country, &entry.data.name)).await? else {
+            return Ok(None);
+        };
+        if sha256(&data) != entry.data.sha256.0 {
+            let reason = "it is not what the log says".into();
+            return Err(StoreError::Corrupt { name: entry.data.name.clone(), reason });
+        }
+        Ok(Some(data))
+    }
+
+    /// Reads any log object, known or not; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn read(&self, number: u64) -> Result<Option<Sealed>, StoreError> {
+        let Some(bytes) = self.store.get(&log_path(self.country, number)).await? else { return Ok(None) };
+        Sealed::read(&bytes, self.country, number).map(Some).map_err(|e| self.corrupt(number, &e.to_string()))
+    }
+
+    /// The store behind it.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    async fn last_number(&self) -> Result<u64, StoreError> {
+        let exists = async |n| self.store.exists(&log_path(self.country, n)).await;
+        // Invariant: `low` is 0 or exists, `high` does not exist.
+        let (mut low, mut high) = (0, 1);
+        while exists(high).await? {
+            (low, high) = (high, high * 2);
+        }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if exists(middle).await? { low = middle } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    /// The head moves forward only, whoever brings the next one.
+    fn advance(&self, next: Sealed) {
+        let mut known = self.lock();
+        if known.head.as_ref().is_none_or(|h| h.entry.number < next.entry.number) {
+            let before = known.head.replace(Arc::new(next));
+            known.recent.extend(before);
+            if known.recent.len() > KEPT {
+                known.recent.pop_front();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        // Nothing in here leaves it half changed.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn missing(&self, number: u64) -> StoreError {
+        self.corrupt(number, "it is gone; log objects are never deleted")
+    }
+
+    fn corrupt(&self, number: u64, reason: &str) -> StoreError {
+        StoreError::Corrupt { name: log_path(self.country, number).to_string(), reason: reason.into() }
+    }
+}

@@ -1,0 +1,248 @@
+//! Verification of a whole store, for `keyferry verify`.
+//!
+//! Nothing is believed that the store says about itself: every log object is made anew from its predecessor and the
+//! signed batches in it, and has to come out the same. Where keys are erased, Keyferry's signature, the chain, and every
+//! hash but those of the keys still have to hold.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use keyferry_schemas::{
+    batch::sha256,
+    chain::{Break, Link, Networks, VerifiedBatch, verify_sealed},
+    country::Country,
+};
+
+use crate::{
+    log::{Entry, LevelName, Sealed, Upload},
+    shelf::Shelf,
+    store::StoreError,
+    tag::BatchTag,
+};
+
+/// What a store was found to hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Every signed batch, in order.
+    pub batches: Vec<Verified>,
+    /// Ends of the chains.
+    pub chains: BTreeMap<Country, Link>,
+    /// By origin, the sequence after which verification starts: 0, or that of a checkpoint.
+    pub starts: BTreeMap<Country, i64>,
+    /// The first fault; nothing after it was verified.
+    pub fault: Option<Fault>,
+}
+
+/// One signed batch that was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The download batch it stands in.
+    pub tag: BatchTag,
+    /// Whose keys they are.
+    pub origin: Country,
+    /// Sequence on the chain from there.
+    pub sequence: i64,
+    /// How many keys it has.
+    pub keys: u64,
+    /// What proves their origin.
+    pub level: LevelName,
+    /// Whether the keys themselves were there to be verified.
+    pub keys_present: bool,
+}
+
+/// What is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("log object {number}: {what}")]
+pub struct Fault {
+    /// In which log object.
+    pub number: u64,
+    /// What.
+    pub what: Wrong,
+}
+
+/// What is wrong with a log object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Wrong {
+    /// It is not there, and later ones are.
+    #[error("it is gone")]
+    Missing,
+    /// It or its data object is not what it should be.
+    #[error("{name}: {reason}")]
+    Object {
+        /// Which object.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// It does not follow the one before it, or its uploads are out of order.
+    #[error("it does not follow the log object before it")]
+    Order,
+    /// Its data object does not divide into its uploads.
+    #[error("its data object is not the keys of its uploads")]
+    Data,
+    /// A batch does not verify.
+    #[error("{origin} sequence {sequence}: {reason}")]
+    Batch {
+        /// As the log says.
+        origin: Country,
+        /// As the log says.
+        sequence: i64,
+        /// Why.
+        reason: Break,
+    },
+    /// Its tag, times, offsets, sums or chains do not follow from its uploads.
+    #[error("it says of its uploads what does not follow from them")]
+    Entry,
+}
+
+/// Verifies the log of one country from its first object to its end, and all keys that are still there.
+///
+/// # Errors
+/// [`StoreError::Unavailable`]. What is wrong with the content stands in the report.
+pub async fn verify_store(shelf: &Shelf, networks: &impl Networks) -> Result<Report, StoreError> {
+    let mut walk = Walk { destination: shelf.country(), before: None, report: Report::default() };
+    loop {
+        let number = walk.before.as_ref().map_or(1, |b| b.entry.number + 1);
+        match step(shelf, &mut walk, number, networks).await {
+            Ok(true) => (),
+            Ok(false) => break,
+            Err(Stop::Fault(what)) => {
+                walk.report.fault = Some(Fault { number, what });
+                break;
+            }
+            Err(Stop::Store(e)) => return Err(e),
+        }
+    }
+    Ok(walk.report)
+}
+
+enum Stop {
+    Fault(Wrong),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Corrupt { name, reason } => Self::Fault(Wrong::Object { name, reason }),
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// Verifies one log object; `false` behind the last one.
+async fn step(shelf: &Shelf, walk: &mut Walk, number: u64, networks: &impl Networks) -> Result<bool, Stop> {
+    let Some(sealed) = shelf.read(number).await? else {
+        // Numbers have no gaps: if the head lies beyond, this one was taken away.
+        return match shelf.head() {
+            Some(head) if head.entry.number >= number => Err(Stop::Fault(Wrong::Missing)),
+            _ => Ok(false),
+        };
+    };
+    let data = shelf.data(&sealed.entry).await?;
+    walk.append(sealed, data, networks).map_err(Stop::Fault)?;
+    Ok(true)
+}
+
+/// What was verified so far. Pure.
+struct Walk {
+    destination: Country,
+    before: Option<Sealed>,
+    report: Report,
+}
+
+impl Walk {
+    fn append(&mut self, sealed: Sealed, data: Option<Bytes>, networks: &impl Networks) -> Result<(), Wrong> {
+        let entry = &sealed.entry;
+        let before = self.before.as_ref();
+        if !sealed.follows(before) || entry.uploads.windows(2).any(|w| w[0].offset >= w[1].offset) {
+            return Err(Wrong::Order);
+        }
+        let mut rest = data.clone();
+        for upload in &entry.uploads {
+            let wrong = |reason| Wrong::Batch { origin: upload.origin, sequence: upload.sequence, reason };
+            let keys = match &mut rest {
+                None => None,
+                Some(rest) => {
+                    let length = usize::try_from(upload.bytes).ok().filter(|n| *n <= rest.len());
+                    Some(rest.split_to(length.ok_or(Wrong::Data)?))
+                }
+            };
+            let links = &mut self.report.chains;
+            let verified = verify(upload, keys, self.destination, links, networks).map_err(wrong)?;
+            if !links.contains_key(&upload.origin) {
+                self.report.starts.insert(upload.origin, upload.sequence - 1);
+            }
+            links.insert(upload.origin, verified);
+            self.report.batches.push(Verified {
+                tag: entry.tag,
+                origin: upload.origin,
+                sequence: upload.sequence,
+                keys: upload.keys,
+                level: upload.level,
+                keys_present: data.is_some(),
+            });
+        }
+        if rest.is_some_and(|rest| !rest.is_empty()) {
+            return Err(Wrong::Data);
+        }
+        // A chain that began at a checkpoint, and brought no batch yet.
+        for (origin, link) in entry.links() {
+            if !self.report.chains.contains_key(&origin) {
+                self.report.starts.insert(origin, link.sequence);
+                self.report.chains.insert(origin, link);
+            }
+        }
+        // Once records were missed, the topic was not read from its first one on.
+        let complete = entry.complete && before.is_none_or(|b| b.entry.complete);
+        let uploads = entry.uploads.clone();
+        let anew = Entry::after(
+            before,
+            self.destination,
+            uploads,
+            entry.data.sha256.0,
+            &self.report.chains,
+            complete,
+        );
+        if anew.as_ref() != Some(entry) {
+            return Err(Wrong::Entry);
+        }
+        self.before = Some(sealed);
+        Ok(())
+    }
+}
+
+/// Verifies one batch, and returns the end of its chain after it.
+fn verify(
+    upload: &Upload,
+    keys: Option<Bytes>,
+    destination: Country,
+    links: &BTreeMap<Country, Link>,
+    networks: &impl Networks,
+) -> Result<Link, Break> {
+    let erased = keys.is_none();
+    let batch = upload.with_keys(keys.unwrap_or_default()).ok_or(Break::Signature)?;
+    let (manifest, hash) = if erased {
+        (verify_sealed(&batch, networks)?.0, sha256(&batch.manifest))
+    } else {
+        let verified = VerifiedBatch::verify(&batch, networks)?;
+        (verified.manifest().clone(), verified.hash())
+    };
+    let bytes = usize::try_from(upload.bytes).unwrap_or(usize::MAX);
+    if Upload::of(upload.offset, &manifest, &batch, bytes) != *upload {
+        return Err(Break::Part("log"));
+    }
+    if manifest.destination != destination {
+        return Err(Break::Destination(manifest.destination));
+    }
+    if let Some(last) = links.get(&manifest.origin) {
+        if manifest.sequence != last.sequence + 1 {
+            return Err(Break::Sequence { last: last.sequence, found: manifest.sequence });
+        }
+        if manifest.previous != last.manifest {
+            return Err(Break::Predecessor(last.sequence));
+        }
+    }
+    Ok(Link { sequence: manifest.sequence, manifest: hash, at: manifest.created_at })
+}

@@ -1,0 +1,232 @@
+//! Every way in which the records of a country can be wrong stops it at that record, and nowhere else.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use common::{
+    Hub, NOON, cc,
+    instance::{Instance, List, codec, tokio},
+    manifest_of,
+};
+use keyferry_runtime::codec::KeysRecord;
+use keyferry_schemas::{
+    batch::{Checkpoint, Level, Manifest, SignedBatch, sha256},
+    chain::Break,
+};
+use keyferry_sinks::intake::{ChainBreak, Intake, Read, Reason};
+use object_store::memory::InMemory;
+
+fn batch(batch: &SignedBatch) -> Read {
+    Read::of(Some(Ok(KeysRecord::Batch(batch.clone()))))
+}
+
+fn checkpoint(checkpoint: &Checkpoint) -> Read {
+    Read::of(Some(Ok(KeysRecord::Checkpoint(checkpoint.clone()))))
+}
+
+/// Takes records at offsets 0, 1, 2, ...; how many were taken, and the break.
+fn take(hub: &Hub, records: &[Read], gap: bool) -> (Intake, Option<ChainBreak>) {
+    let mut intake = Intake::resume(cc("DE"), None, gap);
+    for (offset, record) in records.iter().enumerate() {
+        if let Err(e) = intake.take(offset as i64, record, &hub.versions) {
+            return (intake, Some(e));
+        }
+    }
+    (intake, None)
+}
+
+fn flipped(bytes: &Bytes, i: usize) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    bytes[i] ^= 1;
+    bytes.into()
+}
+
+#[test]
+fn a_flipped_bit_in_any_part_breaks() {
+    let mut hub = Hub::new(NOON);
+    let good = hub.batch("FR", "DE", 3, NOON);
+    let breaks = |bad: SignedBatch| take(&hub, &[batch(&bad)], false).1.map(|b| b.reason);
+    for i in 0..good.manifest.len() {
+        assert!(
+            breaks(SignedBatch { manifest: flipped(&good.manifest, i), ..good.clone() }).is_some(),
+            "manifest byte {i}"
+        );
+    }
+    for i in 0..64 {
+        let mut signature = good.signature;
+        signature[i] ^= 1;
+        assert_eq!(
+            breaks(SignedBatch { signature, ..good.clone() }),
+            Some(Break::Signature.into()),
+            "byte {i}"
+        );
+    }
+    for i in 0..good.keys.len() {
+        let reason = breaks(SignedBatch { keys: flipped(&good.keys, i), ..good.clone() });
+        assert_eq!(reason, Some(Break::Part("key bytes").into()), "key byte {i}");
+    }
+    let reason = breaks(SignedBatch { new: flipped(&good.new, 0), ..good.clone() });
+    assert_eq!(reason, Some(Break::Part("bitmap").into()));
+    let cms = good.origin_signature.clone().unwrap();
+    let reason = breaks(SignedBatch { origin_signature: Some(flipped(&cms, cms.len() - 1)), ..good.clone() });
+    assert_eq!(reason, Some(Break::Part("origin's signature").into()));
+    assert_eq!(breaks(good), None);
+}
+
+/// The hub's own signature is no excuse: what it signs has to be consistent.
+#[test]
+fn a_wrong_manifest_breaks_though_it_is_signed() {
+    type Mutation = fn(&mut Manifest);
+    let mut hub = Hub::new(NOON);
+    let first = hub.batch("FR", "DE", 1, NOON);
+    let good = hub.batch("FR", "DE", 3, NOON);
+    let table: [(&str, Mutation, Reason); 14] = [
+        ("network", |m| m.network = "other".into(), Break::Network("other".into()).into()),
+        ("network_version", |m| m.network_version = 2, Break::NetworkVersion(2).into()),
+        ("schema_version", |m| m.schema_version = 2, Break::Manifest.into()),
+        ("destination", |m| m.destination = cc("NL"), Break::Destination(cc("NL")).into()),
+        ("origin", |m| m.origin = cc("NL"), Break::Part("origin of a key").into()),
+        ("skipped", |m| m.sequence = 3, Break::Sequence { last: 1, found: 3 }.into()),
+        ("repeated", |m| m.sequence = 1, Break::Sequence { last: 1, found: 1 }.into()),
+        ("previous", |m| m.previous = [1; 32], Break::Predecessor(1).into()),
+        ("keys", |m| m.keys = 2, Break::Part("number of keys").into()),
+        ("canonical", |m| m.canonical = [1; 32], Break::Part("canonical form").into()),
+        ("content", |m| m.content = [1; 32], Break::Part("key bytes").into()),
+        ("level", |m| m.level = Level::Subset, Break::Part("level").into()),
+        ("signing_certificate", |m| m.signing_certificate = [1; 32], Break::Origin.into()),
+        ("signing_key", |m| m.signing_key = "hub-2".into(), Break::SigningKey("hub-2".into()).into()),
+    ];
+    for (field, mutate, reason) in table {
+        let mut manifest = manifest_of(&good);
+        mutate(&mut manifest);
+        let bad = hub.signed(good.clone(), &manifest);
+        let (intake, found) = take(&hub, &[batch(&first), batch(&bad)], false);
+        let found = found.unwrap_or_else(|| panic!("{field} was taken"));
+        assert_eq!((found.offset, found.reason), (1, reason), "{field}");
+        assert_eq!(intake.pending().len(), 1, "{field}: what stood before is kept");
+    }
+}
+
+#[test]
+fn nobody_gets_its_own_keys_back() {
+    let mut hub = Hub::new(NOON);
+    let own = hub.batch("DE", "DE", 1, NOON);
+    assert_eq!(take(&hub, &[batch(&own)], false).1.unwrap().reason, Reason::OwnKeys);
+}
+
+#[test]
+fn missing_swapped_and_doubled_batches_break() {
+    let mut hub = Hub::new(NOON);
+    let b: Vec<_> = (0..3).map(|_| hub.batch("FR", "DE", 1, NOON)).collect();
+    let order = |list: &[usize]| {
+        let records: Vec<_> = list.iter().map(|i| batch(&b[*i])).collect();
+        take(&hub, &records, false).1.map(|e| (e.offset, e.reason))
+    };
+    let sequence = |last, found| Reason::from(Break::Sequence { last, found });
+    assert_eq!(order(&[0, 1, 2]), None);
+    assert_eq!(order(&[0, 2]), Some((1, sequence(1, 3))));
+    assert_eq!(order(&[1, 0]), Some((0, sequence(0, 2))));
+    assert_eq!(order(&[0, 1, 1]), Some((2, sequence(2, 2))));
+}
+
+#[test]
+fn checkpoints_are_held_against_the_chain() {
+    let mut hub = Hub::new(NOON);
+    let nothing = hub.checkpoint("FR", "DE", NOON);
+    let first = hub.batch("FR", "DE", 1, NOON);
+    let one = hub.checkpoint("FR", "DE", NOON);
+    hub.batch("FR", "DE", 1, NOON);
+    let two = hub.checkpoint("FR", "DE", NOON);
+    let found = |records: &[Read]| take(&hub, records, false).1.map(|e| e.reason);
+    assert_eq!(found(&[checkpoint(&nothing), batch(&first), checkpoint(&one)]), None);
+    let truncated = Break::Checkpoint { stated: 2, received: 1 };
+    assert_eq!(found(&[batch(&first), checkpoint(&two)]), Some(truncated.into()));
+    let forged = Checkpoint { sequence: 1, ..two.clone() };
+    assert_eq!(found(&[batch(&first), checkpoint(&forged)]), Some(Break::Signature.into()));
+    let stranger = Checkpoint { signing_key: "x".into(), ..one };
+    assert_eq!(found(&[batch(&first), checkpoint(&stranger)]), Some(Break::SigningKey("x".into()).into()));
+}
+
+#[test]
+fn what_is_no_record_breaks() {
+    let hub = Hub::new(NOON);
+    let garbage = Read::of(Some(codec().decode_keys(Bytes::from_static(b"\xc3\x01garbage"))));
+    let (_, found) = take(&hub, &[garbage], false);
+    assert!(found.unwrap().to_string().starts_with("offset 0: the record can not be decoded: "));
+    assert_eq!(take(&hub, &[Read::of(None)], false).1.unwrap().reason, Reason::Tombstone);
+}
+
+/// Where the start of a topic is gone, a chain begins at its first checkpoint and not before.
+#[test]
+fn after_a_gap_a_chain_begins_at_a_checkpoint() {
+    let mut hub = Hub::new(NOON);
+    hub.batch("FR", "DE", 1, NOON);
+    let second = hub.batch("FR", "DE", 1, NOON);
+    let at_two = hub.checkpoint("FR", "DE", NOON);
+    let third = hub.batch("FR", "DE", 1, NOON);
+    let records = [batch(&second), checkpoint(&at_two), batch(&third)];
+    let (intake, found) = take(&hub, &records, true);
+    assert_eq!(found, None);
+    let kept: Vec<_> = intake.pending().iter().map(|b| b.manifest().sequence).collect();
+    assert_eq!(kept, [3]);
+    assert_eq!(take(&hub, &records, false).1.unwrap().offset, 0, "without a gap, a batch is missing");
+}
+
+/// The network document may be a moment behind what was signed under it.
+#[test]
+fn a_record_waits_for_the_version_it_names() {
+    let mut hub = Hub::new(NOON);
+    let good = hub.batch("FR", "DE", 1, NOON);
+    let mut manifest = manifest_of(&good);
+    manifest.network_version = 2;
+    let ahead = batch(&hub.signed(good, &manifest));
+    assert!(!ahead.is_decidable(&hub.versions));
+    hub.publish(2);
+    assert!(ahead.is_decidable(&hub.versions));
+    assert_eq!(take(&hub, &[ahead], false).1, None);
+}
+
+#[test]
+fn a_break_stops_its_country_loudly_and_no_other() {
+    let tokio = tokio();
+    let mut hub = Hub::new(NOON);
+    let (de, nl) = (List::default(), List::default());
+    let last = de.push(&hub.batch("FR", "DE", 2, NOON));
+    let other = nl.push(&hub.batch("FR", "NL", 2, NOON));
+    let (objects, versions) = (Arc::new(InMemory::new()), hub.versions.clone());
+    let start = |country, list| {
+        Instance::start(tokio.handle(), cc(country), Arc::clone(&objects) as _, list, &versions)
+    };
+    let (broken_one, other_one) = (start("DE", &de), start("NL", &nl));
+    broken_one.wait_for(last);
+    other_one.wait_for(other);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(broken_one.health.ready().ok);
+    let lost = hub.batch("FR", "DE", 2, NOON);
+    let broken = de.push(&hub.batch("FR", "DE", 2, NOON));
+    de.push(&hub.batch("NL", "DE", 1, NOON));
+    std::thread::sleep(Duration::from_millis(300));
+    let entry = broken_one.shelf.head().unwrap().entry.clone();
+    assert_eq!((entry.number, entry.last_offset), (1, last), "nothing after the break is served");
+    assert!(!broken_one.health.ready().ok && broken_one.health.live().ok);
+    assert!(other_one.health.ready().ok);
+    let counted = prometheus::default_registry().gather();
+    let counted = counted.iter().find(|f| f.name() == "keyferry_chain_breaks_total").unwrap();
+    assert!(
+        counted
+            .get_metric()
+            .iter()
+            .any(|m| m.get_label()[0].value() == "FR" && m.get_counter().get_value() == 1.0)
+    );
+    // Whoever starts anew comes to the same record, and no further, until what was missing is there.
+    broken_one.stop();
+    de.replace(broken, Some(codec().encode(&lost).into()));
+    let again = start("DE", &de);
+    again.wait_for(broken);
+    assert_eq!(again.shelf.head().unwrap().entry.chains[&cc("FR")].manifest_sha256.0, sha256(&lost.manifest));
+    again.stop();
+    other_one.stop();
+}

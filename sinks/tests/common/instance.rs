@@ -1,0 +1,170 @@
+//! A topic that is a list, and workers that read it.
+
+use std::{
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use tokio::runtime::{Handle, Runtime};
+
+use keyferry_runtime::{
+    codec::Codec,
+    health::Health,
+    network::{NetworkFeed, Versions},
+    shutdown::Shutdown,
+    tail::{Next, Record},
+};
+use keyferry_schemas::{avro::Record as Avro, country::Country, time::Millis, topics};
+use keyferry_sinks::{
+    metrics::Metrics,
+    shelf::Shelf,
+    source::{Opened, Source, Topic},
+    store::Store,
+    worker::Worker,
+};
+
+use super::NOON;
+
+/// A topic. Clones are the same; records can be added while it is read.
+#[derive(Clone, Default)]
+pub struct List(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    records: Vec<(i64, Option<Bytes>)>,
+    first: i64,
+}
+
+impl List {
+    /// Adds a record two offsets later: between transactions there are markers.
+    pub fn push<R: Avro>(&self, record: &R) -> i64 {
+        self.push_bytes(Some(codec().encode(record).into()))
+    }
+
+    pub fn push_bytes(&self, value: Option<Bytes>) -> i64 {
+        let mut inner = self.0.lock().unwrap();
+        let offset = inner.records.last().map_or(inner.first, |(offset, _)| offset + 2);
+        inner.records.push((offset, value));
+        offset
+    }
+
+    /// Forgets what stands before `first`.
+    pub fn expire(&self, first: i64) {
+        let mut inner = self.0.lock().unwrap();
+        inner.first = first;
+        inner.records.retain(|(offset, _)| *offset >= first);
+    }
+
+    pub fn replace(&self, offset: i64, value: Option<Bytes>) {
+        let mut inner = self.0.lock().unwrap();
+        inner.records.iter_mut().find(|(o, _)| *o == offset).unwrap().1 = value;
+    }
+}
+
+struct Reading {
+    list: List,
+    position: i64,
+}
+
+impl Topic for List {
+    fn name(&self) -> &str {
+        "keyferry.keys.de"
+    }
+
+    fn open(&self, offset: i64) -> Result<Opened, String> {
+        let inner = self.0.lock().unwrap();
+        let (first, end) = (inner.first, inner.records.last().map_or(inner.first, |(last, _)| last + 1));
+        let source = Box::new(Reading { list: self.clone(), position: offset.max(first) });
+        Ok(Opened { source, gap: offset < first, end })
+    }
+}
+
+impl Source for Reading {
+    fn next(&mut self, timeout: Duration) -> Result<Next, String> {
+        let inner = self.list.0.lock().unwrap();
+        let Some((offset, value)) = inner.records.iter().find(|(o, _)| *o >= self.position).cloned() else {
+            drop(inner);
+            std::thread::sleep(timeout.min(Duration::from_millis(2)));
+            return Ok(Next::End);
+        };
+        self.position = offset + 1;
+        Ok(Next::Record(Record { offset, timestamp: Millis(0), key: None, value, headers: vec![] }))
+    }
+
+    fn at_end(&self) -> Result<bool, String> {
+        Ok(true)
+    }
+}
+
+pub fn codec() -> Codec {
+    Codec::single_object().unwrap()
+}
+
+/// A worker in its thread.
+pub struct Instance {
+    pub shelf: Arc<Shelf>,
+    pub health: Health,
+    pub stop: Shutdown,
+    thread: JoinHandle<()>,
+}
+
+impl Instance {
+    pub fn start(
+        tokio: &Handle,
+        country: Country,
+        objects: Arc<dyn ObjectStore>,
+        list: &List,
+        versions: &Versions,
+    ) -> Self {
+        Self::try_start(tokio, country, objects, list, versions, 5, Shutdown::new()).unwrap()
+    }
+
+    /// `None` if the store died before the worker began.
+    pub fn try_start(
+        tokio: &Handle,
+        country: Country,
+        objects: Arc<dyn ObjectStore>,
+        list: &List,
+        versions: &Versions,
+        max_keys: usize,
+        stop: Shutdown,
+    ) -> Option<Self> {
+        let shelf = Arc::new(tokio.block_on(Shelf::open(Store::over(objects), country)).ok()?);
+        let health = Health::new("distribute");
+        let worker = Worker {
+            topic: Box::new(list.clone()),
+            shelf: Arc::clone(&shelf),
+            codec: codec(),
+            feed: NetworkFeed::fixed(versions.clone()),
+            max_keys,
+            clock: Arc::new(NOON),
+            beat: health.component(&topics::keys(country), Duration::from_secs(60)),
+            metrics: Metrics::new().unwrap(),
+            stop: stop.clone(),
+            tokio: tokio.clone(),
+        };
+        let thread = std::thread::spawn(move || worker.run());
+        Some(Self { shelf, health, stop, thread })
+    }
+
+    /// Waits until everything before `offset` is logged, or it was stopped.
+    pub fn wait_for(&self, offset: i64) {
+        let begun = Instant::now();
+        while !self.stop.is_tripped() && self.shelf.head().is_none_or(|h| h.entry.next_offset <= offset) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "offset {offset} is not logged");
+            std::thread::sleep(Duration::from_micros(300));
+        }
+    }
+
+    pub fn stop(self) {
+        self.stop.trip();
+        self.thread.join().unwrap();
+    }
+}
+
+pub fn tokio() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
