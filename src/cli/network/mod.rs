@@ -1,0 +1,73 @@
+//! `keyferry network`: the document that says who takes part.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `check`, `sign` | off line, before it is published |
+//! | `apply` | publishes it, after the topics of its members |
+//! | `show`, `diff` | reads what is in force |
+//! | `history` | every trusted version on the topic |
+
+mod apply;
+mod check;
+mod diff;
+pub(crate) mod history;
+mod show;
+mod sign;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use keyferry_runtime::exit::Fatal;
+
+use super::KafkaArgs;
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Says everything that is wrong with a document, before or after it is signed
+    #[command(after_help = "Example: keyferry network check network.yaml --anchor anchor.pem")]
+    Check {
+        /// The document (YAML)
+        file: PathBuf,
+        /// Certificate of a trust anchor; may be given several times
+        #[arg(long = "anchor", value_name = "PEM", required = true)]
+        anchors: Vec<PathBuf>,
+    },
+    /// Signs certificates that the anchor has not signed yet, then the document as a whole; off line
+    #[command(
+        after_help = "Example: keyferry network sign network.yaml --anchor-key anchor.key --anchor-cert anchor.pem\n\n\
+        With the key in an HSM: sign each certificate's text by `openssl dgst -sha256 -sign`, put it as base64 into\n\
+        anchor_signature, then sign the file:\n\
+        openssl cms -sign -binary -md sha256 -in network.yaml -signer anchor.pem -inkey KEY -outform DER -out network.yaml.cms"
+    )]
+    Sign(sign::Sign),
+    /// Verifies a signed document, creates the topics of its members, and publishes it as the next version
+    #[command(after_help = "Example: keyferry network apply network.yaml --config keyferry.yaml --dry-run")]
+    Apply(apply::Apply),
+    /// Shows the version in force: members, certificates, agreements, signing keys
+    #[command(after_help = "Example: keyferry network show --bootstrap localhost:9092 --anchor anchor.pem")]
+    Show(KafkaArgs),
+    /// Shows what a document would change
+    #[command(after_help = "Example: keyferry network diff network.yaml --config keyferry.yaml")]
+    Diff {
+        /// The document (YAML), signed or not
+        file: PathBuf,
+        /// Where Kafka is.
+        #[command(flatten)]
+        kafka: KafkaArgs,
+    },
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// [`Fatal`]: a document is wrong, not trusted or not newer, or the brokers can not be reached.
+pub fn run(command: Command) -> Result<(), Fatal> {
+    match command {
+        Command::Check { file, anchors } => check::run(&file, &anchors),
+        Command::Sign(args) => sign::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Show(args) => show::run(&args.connect()?),
+        Command::Diff { file, kafka } => diff::run(&file, &kafka.connect()?),
+    }
+}

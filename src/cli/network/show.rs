@@ -1,0 +1,119 @@
+//! `network show`.
+
+use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
+    exit::Fatal,
+};
+use keyferry_schemas::{
+    network::{Agreement, Network, Use},
+    time::{MILLIS_PER_DAY, Millis},
+};
+
+use super::history;
+use crate::cli::{Connection, out, table};
+
+pub(super) fn run(connection: &Connection) -> Result<(), Fatal> {
+    let published = history::read(connection)?;
+    let newest = published.last().ok_or_else(history::none)?;
+    out(render(&newest.network, SystemClock.now()))
+}
+
+fn render(network: &Network, now: Millis) -> String {
+    let document = network.document();
+    let members: Vec<_> = document
+        .members
+        .iter()
+        .map(|m| {
+            let state = name(&network.state(m.country, now));
+            let since = m.states.iter().rev().find(|s| Millis::from(s.from) <= now);
+            let since = since.map_or_else(|| "-".into(), |s| day(s.from.into()));
+            let [routing, keys, proof] = [name(&m.routing), name(&m.invalid_keys), name(&m.origin_proof)];
+            [m.country.to_string(), state, since, routing, keys, proof]
+        })
+        .collect();
+    let certificates: Vec<_> = network
+        .certificates()
+        .iter()
+        .map(|r| {
+            let usage = match r.usage {
+                Use::Authentication => "authentication",
+                Use::Signing => "signing",
+                Use::Callback => "callback",
+            };
+            // Both the registration and the certificate itself can end first.
+            let until = r.until.min(r.certificate.not_after());
+            let state = match r.revoked {
+                Some(at) if at <= now => "revoked".to_owned(),
+                _ if r.in_force(now) => {
+                    format!("in force, {} day(s) left", until.since(now) / MILLIS_PER_DAY)
+                }
+                _ if until <= now => "expired".to_owned(),
+                _ => "not yet".to_owned(),
+            };
+            [
+                r.country.to_string(),
+                usage.into(),
+                hex::encode(&r.certificate.sha256()[..8]),
+                day(until),
+                state,
+            ]
+        })
+        .collect();
+    let agreements: Vec<_> = document
+        .agreements
+        .iter()
+        .map(|a| {
+            let state =
+                if in_force(a.from.into(), a.until.into(), now) { "in force" } else { "not in force" };
+            [
+                a.id.to_string(),
+                between(a),
+                name(&a.data_class),
+                day(a.until.into()),
+                state.into(),
+                a.legal_basis.clone(),
+            ]
+        })
+        .collect();
+    let keys: Vec<_> = document
+        .signing_keys
+        .iter()
+        .map(|k| {
+            let state =
+                if in_force(k.from.into(), k.until.into(), now) { "in force" } else { "not in force" };
+            [k.id.clone(), k.public_key.clone(), day(k.from.into()), day(k.until.into()), state.into()]
+        })
+        .collect();
+    let parts = [
+        format!("network {}, version {}", network.name(), network.version()),
+        table(["member", "state", "since", "routing", "invalid keys", "origin proof"], &members),
+        table(["certificate of", "use", "sha256", "until", "state"], &certificates),
+        table(["agreement", "between", "data class", "until", "state", "legal basis"], &agreements),
+        table(["signing key", "public key", "from", "until", "state"], &keys),
+    ];
+    parts.join("\n\n")
+}
+
+/// As the document writes it.
+fn name(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn day(at: Millis) -> String {
+    at.day().date().to_string()
+}
+
+fn in_force(from: Millis, until: Millis, now: Millis) -> bool {
+    from <= now && now < until
+}
+
+fn between(agreement: &Agreement) -> String {
+    let list = |all: &[keyferry_schemas::country::Country]| {
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    if agreement.parties.is_empty() {
+        format!("{} -> {}", list(&agreement.origins), list(&agreement.destinations))
+    } else {
+        list(&agreement.parties)
+    }
+}

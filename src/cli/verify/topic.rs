@@ -1,0 +1,49 @@
+//! `verify topic`.
+
+use clap::Args;
+use keyferry_runtime::{codec::Codec, exit::Fatal, tail::Record};
+use keyferry_schemas::{country::Country, topics};
+
+use super::{Proof, walk::Walk};
+use crate::cli::Connection;
+
+/// Which topic.
+#[derive(Args)]
+pub struct Topic {
+    /// The country whose topic it is
+    #[arg(long, value_name = "CC")]
+    country: Country,
+    #[command(flatten)]
+    proof: Proof,
+}
+
+pub(super) fn run(args: &Topic) -> Result<(), Fatal> {
+    let connection = args.proof.kafka.connect()?;
+    let codec = connection.codec()?;
+    let topic = topics::keys(args.country);
+    // The end first, then the versions, so that every version is known that a batch before that end names.
+    let (low, end) = connection.bounds(&topic)?;
+    let versions = args.proof.versions(true)?;
+    let mut walk = Walk::new(topic.clone(), &versions, Some(args.country), low > 0);
+    let mut fault = None;
+    connection.read(&topic, end, |record| {
+        if connection.lacks_registry(record.value.as_ref()) {
+            return Err(Connection::no_registry(&topic));
+        }
+        if fault.is_none() {
+            fault = take(&mut walk, &codec, record).err();
+        }
+        Ok(())
+    })?;
+    walk.end(fault).finish(args.proof.json)
+}
+
+fn take(walk: &mut Walk<'_>, codec: &Codec, record: Record) -> Result<(), String> {
+    let place = format!("offset {}", record.offset);
+    match record.value.map(|value| codec.decode_keys(value)) {
+        None => Err(format!("{place}: it is a tombstone")),
+        // What the Avro library says may quote a value, which may be a key.
+        Some(Err(_)) => Err(format!("{place}: it can not be decoded")),
+        Some(Ok(record)) => walk.take(place, &record),
+    }
+}

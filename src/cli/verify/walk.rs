@@ -1,0 +1,139 @@
+//! Each batch by itself, and the chains they form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyferry_runtime::{codec::KeysRecord, network::Versions};
+use keyferry_schemas::{
+    avro::Record as _,
+    batch::{Checkpoint, Manifest, SignedBatch},
+    chain::{Break, Chains, Link, VerifiedBatch},
+    country::Country,
+    network::Network,
+};
+
+use super::report::{Chain, Line, Report, begins, level};
+
+/// A walk along the batches for one country.
+pub(super) struct Walk<'a> {
+    versions: &'a Versions,
+    /// Known from the first batch on, unless given.
+    destination: Option<Country>,
+    chains: Option<Chains>,
+    /// Whether a chain may begin in its middle, since what stood before is gone by law.
+    may_begin_late: bool,
+    first: BTreeMap<Country, i64>,
+    checkpoints: BTreeSet<Country>,
+    pub(super) report: Report,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        source: String,
+        versions: &'a Versions,
+        destination: Option<Country>,
+        may_begin_late: bool,
+    ) -> Self {
+        Self {
+            versions,
+            destination,
+            chains: destination.map(Chains::new),
+            may_begin_late,
+            first: BTreeMap::new(),
+            checkpoints: BTreeSet::new(),
+            report: Report { source, ..Report::default() },
+        }
+    }
+
+    /// Takes the next record; after a fault nothing more. The fault says where.
+    pub(super) fn take(&mut self, place: String, record: &KeysRecord) -> Result<(), String> {
+        let taken = match record {
+            KeysRecord::Batch(batch) => self.batch(&place, batch),
+            KeysRecord::Checkpoint(checkpoint) => {
+                let origin = checkpoint.origin;
+                self.checkpoint(checkpoint).map_err(|e| format!("checkpoint from {origin}: {e}"))
+            }
+        };
+        taken.map_err(|e| format!("{place}: {e}"))
+    }
+
+    fn batch(&mut self, place: &str, batch: &SignedBatch) -> Result<(), String> {
+        let verified = VerifiedBatch::verify(batch, self.versions).map_err(|e| {
+            // Not verified, but it says where to look.
+            let named = Manifest::from_avro(batch.manifest.clone()).ok();
+            let named = named.map(|m| format!("{} sequence {}: ", m.origin, m.sequence));
+            format!("{}{}", named.unwrap_or_default(), self.advise(&e))
+        })?;
+        let manifest = verified.manifest();
+        let (origin, sequence) = (manifest.origin, manifest.sequence);
+        let destination = *self.destination.get_or_insert(manifest.destination);
+        if origin == destination {
+            return Err(format!("{origin} sequence {sequence}: it carries the country's own keys"));
+        }
+        let mut chains = self.chains.take().unwrap_or_else(|| Chains::new(destination));
+        if self.may_begin_late && sequence > 1 && !chains.links().contains_key(&origin) {
+            let before =
+                Link { sequence: sequence - 1, manifest: manifest.previous, at: manifest.created_at };
+            let mut links = chains.links().clone();
+            links.insert(origin, before);
+            chains = Chains::resume(destination, links);
+        }
+        let appended = chains.append(&verified);
+        self.chains = Some(chains);
+        appended.map_err(|e| format!("{origin} sequence {sequence}: {e}"))?;
+        self.first.entry(origin).or_insert(sequence);
+        self.report.batches.push(Line {
+            place: place.to_owned(),
+            origin: origin.to_string(),
+            sequence,
+            keys: u64::try_from(verified.keys().len()).unwrap_or(u64::MAX),
+            level: level(manifest.level),
+            keys_present: true,
+        });
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        let destination = *self.destination.get_or_insert(checkpoint.destination);
+        let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
+        // It names no version: the newest in which its key was in force.
+        let in_force = |n: &&Network| n.signing_key(&checkpoint.signing_key, checkpoint.at).is_some();
+        let network = self.versions.values().rev().map(AsRef::as_ref).find(in_force);
+        let network = network.ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()).to_string())?;
+        chains.checkpoint(checkpoint, network).map_err(|e| e.to_string())?;
+        if checkpoint.sequence > 0 && !self.first.contains_key(&checkpoint.origin) {
+            self.first.insert(checkpoint.origin, checkpoint.sequence.saturating_add(1));
+            self.checkpoints.insert(checkpoint.origin);
+        }
+        Ok(())
+    }
+
+    fn advise(&self, reason: &Break) -> String {
+        match reason {
+            Break::NetworkVersion(_) => {
+                let known: Vec<_> = self.versions.keys().map(ToString::to_string).collect();
+                format!(
+                    "{reason}; known are {}: add it with --network FILE or --network-topic",
+                    known.join(", ")
+                )
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// What was found, with the fault if there was one.
+    pub(super) fn end(mut self, fault: Option<String>) -> Report {
+        self.report.destination = self.destination.map(|c| c.to_string());
+        for (origin, link) in self.chains.iter().flat_map(|c| c.links()) {
+            let first = self.first.get(origin).copied().unwrap_or(link.sequence);
+            let chain = Chain {
+                first_sequence: first,
+                last_sequence: link.sequence,
+                last_manifest_sha256: hex::encode(link.manifest),
+                begins: begins(first, self.checkpoints.contains(origin)),
+            };
+            self.report.chains.insert(origin.to_string(), chain);
+        }
+        self.report.fault = fault;
+        self.report
+    }
+}

@@ -1,0 +1,78 @@
+//! `keyferry`: all roles and commands.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use keyferry::{
+    cli::{keys, network, schemas, topics, verify},
+    roles::{self, RoleArgs},
+};
+use keyferry_runtime::exit::{Exit, Fatal};
+
+/// Carries the keys of contact-tracing apps across borders, on Apache Kafka.
+#[derive(Parser)]
+#[command(name = "keyferry", version, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 all is well, 1 failed while running, 2 usage or configuration, \
+    3 a broker, registry or store can not be reached, 4 data are not to be trusted.";
+
+/// Roles run until SIGTERM or SIGINT; commands end by themselves.
+#[derive(Subcommand)]
+enum Command {
+    /// Role: every role that the configuration has a section for, in one process on one listener
+    Run(RoleArgs),
+    /// Role: takes uploads over HTTPS
+    Gateway(RoleArgs),
+    /// Role: validates, deduplicates, signs and fans out
+    Process(RoleArgs),
+    /// Role: verifies, stores and serves what countries receive
+    Distribute(RoleArgs),
+    /// The network document: check, sign, apply, show, diff
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Topics: apply, list
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// Schemas in the registry: register, check
+    #[command(subcommand)]
+    Schemas(schemas::Command),
+    /// Signing keys and fingerprint secrets: generate, public
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Proves completeness, order, integrity and origin: of a batch, a topic, a store
+    #[command(subcommand)]
+    Verify(verify::Command),
+    /// The whole exchange on this machine: broker, five countries, uploads, downloads, proof
+    #[cfg(feature = "embedded-broker")]
+    Demo(keyferry::demo::DemoArgs),
+}
+
+fn run(command: Command) -> Result<(), Fatal> {
+    match command {
+        Command::Run(args) => roles::run::<{ roles::PRESENT }>(&args),
+        Command::Gateway(args) => roles::run::<{ roles::GATEWAY }>(&args),
+        Command::Process(args) => roles::run::<{ roles::PROCESS }>(&args),
+        Command::Distribute(args) => roles::run::<{ roles::DISTRIBUTE }>(&args),
+        Command::Network(command) => network::run(command),
+        Command::Topics(command) => topics::run(&command),
+        Command::Schemas(command) => schemas::run(&command),
+        Command::Keys(command) => keys::run(&command),
+        Command::Verify(command) => verify::run(command),
+        #[cfg(feature = "embedded-broker")]
+        Command::Demo(args) => keyferry::demo::run(&args),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => Exit::Ok.into(),
+        Err(fatal) => {
+            eprintln!("{fatal}");
+            fatal.exit.into()
+        }
+    }
+}
