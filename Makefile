@@ -1,0 +1,32 @@
+# The few commands there are. `make` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint
+SHELL := /bin/bash
+# Tools that scripts/setup.sh built here.
+export PATH := $(PATH):$(CURDIR)/target/tools/bin
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+
+setup: ## Install and fetch what is missing (quick when nothing is)
+	@scripts/setup.sh
+
+demo: ## Everything on this machine: a broker, all roles, five countries (ARGS=--keep leaves it running)
+	@scripts/setup.sh demo
+	cargo run --release -- demo $(ARGS)
+
+lint: setup ## Format, clippy, dependency rules, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo deny --offline --workspace --all-features check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --all-features
+
+# For the S3 of the tests, which takes any.
+test: export AWS_ACCESS_KEY_ID := test
+test: export AWS_SECRET_ACCESS_KEY := test
+# Built first, so that a broker waits for no compiler, and the program that tests run is that of these sources; then one
+# broker serves all test binaries.
+test: setup lint ## Lint, then all tests on a real Kafka
+	cargo test --workspace --all-features --no-run
+	cargo build --workspace --all-features --bin with-broker --bin keyferry
+	target/debug/with-broker cargo test --workspace --all-features

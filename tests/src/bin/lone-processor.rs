@@ -1,0 +1,47 @@
+//! A processor in a process of its own, for tests that stop, wake and kill it:
+//! `lone-processor BOOTSTRAP INSTANCE FOLDER [stop-at=POINT] [without=GUARD]...`
+//!
+//! At the fail point `stop-at` it stops itself as SIGSTOP does, once the file `armed` is in its folder: all of its
+//! threads stand, as on a machine that hangs.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use keyferry_runtime::{codec::Codec, network::NetworkFeed, shutdown::Shutdown, transaction::Settings};
+use keyferry_schemas::certificate::Certificate;
+use keyferry_tests::hub::{clients, runner, tools};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut next = || arguments.next().context("lone-processor BOOTSTRAP INSTANCE FOLDER [OPTION]...");
+    let (bootstrap, instance, folder) = (next()?, next()?, PathBuf::from(next()?));
+    let _scenario = fail::FailScenario::setup();
+    for option in arguments {
+        match option.split_once('=') {
+            Some(("without", guard)) => fail::cfg(guard, "return").map_err(anyhow::Error::msg)?,
+            Some(("stop-at", point)) => {
+                let folder = folder.clone();
+                let stop = move || {
+                    if folder.join("armed").exists() && !folder.join("stopped").exists() {
+                        let _ = std::fs::write(folder.join("stopped"), "");
+                        let _ = rustix::process::kill_process(
+                            rustix::process::getpid(),
+                            rustix::process::Signal::STOP,
+                        );
+                    }
+                };
+                fail::cfg_callback(format!("{point}@{instance}"), stop).map_err(anyhow::Error::msg)?;
+            }
+            _ => anyhow::bail!("unknown option {option}"),
+        }
+    }
+    let options = [("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "300")];
+    let kafka = clients(&bootstrap, &options, "process");
+    let anchor = Certificate::from_pem(&std::fs::read_to_string(folder.join("anchor.pem"))?)?;
+    let mut hub_key = [0; 32];
+    hex::decode_to_slice(std::fs::read_to_string(folder.join("hub.key"))?, &mut hub_key)?;
+    let codec = Codec::single_object()?;
+    let network = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
+    let runner = runner(kafka, codec, network, tools(&instance, &hub_key), Settings::new(&instance))?;
+    runner.run(&Shutdown::new()).map_err(|e| anyhow::anyhow!("{e}"))
+}

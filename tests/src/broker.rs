@@ -1,0 +1,41 @@
+//! One broker for all tests of a process, or of a whole run.
+
+use std::sync::OnceLock;
+
+use anyhow::anyhow;
+use keyferry_runtime::broker::Broker;
+
+/// Names a running broker (`host:port`) that tests use instead of starting their own. `with-broker` sets it.
+pub const BOOTSTRAP: &str = "KEYFERRY_TEST_BOOTSTRAP";
+
+/// The address of the broker that the tests share, for `bootstrap.servers`: the one named by [`BOOTSTRAP`], else one
+/// of this process, started at the first call. It is shared: take random names for topics and groups, and start an
+/// own [`Broker`] for a test that kills it. The first call blocks for some seconds.
+///
+/// # Errors
+/// When the broker can not be started, at every call the same.
+pub fn shared_broker() -> anyhow::Result<&'static str> {
+    // A static is never dropped. The broker ends with this process all the same: its watchdog sees to that.
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    static NAMED: OnceLock<Option<String>> = OnceLock::new();
+
+    if let Some(named) = NAMED.get_or_init(|| std::env::var(BOOTSTRAP).ok()) {
+        return Ok(named);
+    }
+    match BROKER.get_or_init(|| Broker::builder().start().map_err(|error| error.to_string())) {
+        Ok(broker) => Ok(broker.bootstrap_servers()),
+        Err(error) => Err(anyhow!("{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_answers_and_is_the_same_each_time() {
+        let first = shared_broker().unwrap();
+        assert!(std::net::TcpStream::connect(first).is_ok());
+        assert_eq!(first, shared_broker().unwrap());
+    }
+}

@@ -1,0 +1,398 @@
+//! A hub of a test's own: a broker, the topics of a made-up world, its network document, processors in threads.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use ed25519_dalek::SigningKey;
+use keyferry_processors::{
+    fingerprint::{Secret, Secrets},
+    pipeline::Tools,
+    role::Pipeline,
+    sign::Signer,
+};
+use keyferry_runtime::{
+    broker::Broker,
+    codec::{Codec, KeysRecord},
+    config::{KafkaConfig, LogConfig},
+    health::Health,
+    kafka::{Isolation, Kafka},
+    network::NetworkFeed,
+    shutdown::Shutdown,
+    tail::{Next, Record, Start, Tail},
+    telemetry,
+    transaction::{Runner, Settings},
+};
+use keyferry_schemas::world::{HUB_KEY, World};
+use keyferry_schemas::{
+    batch::{SignedBatch, bit},
+    chain::{Chains, VerifiedBatch},
+    country::Country,
+    records::{LedgerEntry, Upload},
+    topics::{self, Topic},
+};
+use rdkafka::{
+    admin::{AdminOptions, NewTopic, TopicReplication},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+/// A hub.
+pub struct Hub {
+    /// Its broker.
+    pub broker: Broker,
+    /// The world it serves.
+    pub world: World,
+    /// Reads and writes its records.
+    pub codec: Codec,
+    producer: BaseProducer,
+}
+
+impl Hub {
+    /// Starts a broker of its own with the topics of `world`, and publishes its document. Takes some seconds.
+    ///
+    /// # Errors
+    /// The broker does not start.
+    pub fn start(world: World) -> Result<Self> {
+        Self::start_with(world, |topic| topic)
+    }
+
+    /// The same, with topics as `adapt` makes them.
+    ///
+    /// # Errors
+    /// The broker does not start.
+    pub fn start_with(world: World, adapt: impl Fn(Topic) -> Topic) -> Result<Self> {
+        if std::env::var_os("KEYFERRY_LOG").is_some() {
+            telemetry::init(&LogConfig::default()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        }
+        let broker = Broker::builder()
+            // So that tests of retention and of sessions take seconds.
+            .property("log.retention.check.interval.ms", "500")
+            .property("log.initial.task.delay.ms", "500")
+            .property("group.min.session.timeout.ms", "1000")
+            .start()?;
+        let producer = clients(broker.bootstrap_servers(), &[], "test").producer_config().create()?;
+        let hub = Self { broker, world, codec: Codec::single_object()?, producer };
+        let members = hub.world.nations.keys().flat_map(|c| topics::of_member(*c));
+        hub.create(topics::shared().into_iter().chain(members).map(adapt))?;
+        hub.publish()?;
+        Ok(hub)
+    }
+
+    fn create(&self, wanted: impl Iterator<Item = Topic>) -> Result<()> {
+        let wanted: Vec<Topic> = wanted.collect();
+        let new: Vec<_> = wanted
+            .iter()
+            .map(|t| {
+                let new = NewTopic::new(&t.name, 1, TopicReplication::Fixed(1));
+                t.settings.iter().fold(new, |new, (key, value)| new.set(key, value))
+            })
+            .collect();
+        let admin = self.kafka("test").admin()?;
+        let created = block_on(admin.create_topics(&new, &AdminOptions::new()))?;
+        for result in created {
+            result.map_err(|(topic, e)| anyhow::anyhow!("{topic}: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes the document of the world as it is now.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn publish(&self) -> Result<()> {
+        self.put(topics::NETWORK, self.codec.encode(&self.world.publish()?))
+    }
+
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn put(&self, topic: &str, value: Vec<u8>) -> Result<()> {
+        let record = BaseRecord::<(), _>::to(topic).payload(&value).partition(0);
+        self.producer.send(record).map_err(|(e, _)| e)?;
+        // Not `flush`, which looks only every 100 ms whether it is done.
+        let give_up = Instant::now() + Duration::from_secs(10);
+        while self.producer.in_flight_count() > 0 {
+            ensure!(Instant::now() < give_up, "{topic} takes no record");
+            self.producer.poll(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Puts an upload on its origin's topic.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn send(&self, upload: &Upload) -> Result<()> {
+        self.put(&topics::uploads(upload.origin), self.codec.encode(upload))
+    }
+
+    /// Kafka clients for this hub.
+    #[must_use]
+    pub fn kafka(&self, role: &str) -> Kafka {
+        clients(self.broker.bootstrap_servers(), &[], role)
+    }
+
+    /// The network document, followed.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn network(&self) -> Result<NetworkFeed> {
+        Ok(NetworkFeed::start(&self.kafka("test"), self.codec.clone(), self.world.anchors())?)
+    }
+
+    /// Starts a processor in a thread.
+    ///
+    /// # Errors
+    /// The network document can not be read.
+    pub fn processor(&self, instance: &str) -> Result<Processor> {
+        self.processor_with(Settings::new(instance), &[])
+    }
+
+    /// The same, with these limits and options of its Kafka clients.
+    ///
+    /// # Errors
+    /// The network document can not be read.
+    pub fn processor_with(&self, settings: Settings, options: &[(&str, &str)]) -> Result<Processor> {
+        self.processor_following(self.network()?, settings, options)
+    }
+
+    /// The same, with a document that is followed already.
+    ///
+    /// # Errors
+    /// A metric is defined twice.
+    pub fn processor_following(
+        &self,
+        network: NetworkFeed,
+        settings: Settings,
+        options: &[(&str, &str)],
+    ) -> Result<Processor> {
+        let instance = settings.transactional_id.clone();
+        let shutdown = Shutdown::new();
+        let kafka = clients(self.broker.bootstrap_servers(), options, "process");
+        let runner = runner(kafka, self.codec.clone(), network, self.tools(&instance), settings)?;
+        let token = shutdown.clone();
+        let thread = std::thread::spawn(move || runner.run(&token).map_err(|e| anyhow::anyhow!("{e}")));
+        Ok(Processor { shutdown, thread: Some(thread) })
+    }
+
+    /// What a processor of this hub holds.
+    #[must_use]
+    pub fn tools(&self, instance: &str) -> Tools {
+        tools(instance, &self.world.hub_key.to_bytes())
+    }
+
+    /// Starts a processor in a process of its own, see `bin/lone-processor.rs`.
+    ///
+    /// # Errors
+    /// It can not be started.
+    pub fn lone_processor(&self, program: &str, instance: &str, arguments: &[&str]) -> Result<Lone> {
+        self.lone(program, instance, arguments)
+    }
+
+    /// Starts `program BOOTSTRAP NAME FOLDER [ARGUMENT]...` with what roles need in its folder.
+    pub(crate) fn lone(&self, program: &str, name: &str, arguments: &[&str]) -> Result<Lone> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join("anchor.pem"), self.world.anchor.certificate_pem()?)?;
+        std::fs::write(folder.path().join("hub.key"), hex::encode(self.world.hub_key.to_bytes()))?;
+        let child = std::process::Command::new(program)
+            .args([self.broker.bootstrap_servers(), name])
+            .arg(folder.path())
+            .args(arguments)
+            .spawn()?;
+        Ok(Lone { child, folder })
+    }
+
+    /// Every record of a topic, up to its end as this isolation sees it.
+    ///
+    /// # Errors
+    /// The topic can not be read.
+    pub fn records(&self, topic: &str, isolation: Isolation) -> Result<Vec<Record>> {
+        let mut tail = Tail::open(&self.kafka("test"), topic, isolation, Start::Earliest)?;
+        let mut records = Vec::new();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            match tail.next(Duration::from_millis(500))? {
+                Next::Record(record) => records.push(record),
+                Next::End => return Ok(records),
+                Next::Timeout => ensure!(Instant::now() < give_up, "{topic} has no end"),
+            }
+        }
+    }
+
+    /// The committed ledger of an origin.
+    ///
+    /// # Errors
+    /// It can not be read.
+    pub fn ledger(&self, origin: &str) -> Result<Vec<LedgerEntry>> {
+        let records = self.records(&topics::ledger(origin.parse()?), Isolation::Committed)?;
+        records.into_iter().map(|r| Ok(self.codec.decode(r.value.unwrap_or_default())?)).collect()
+    }
+
+    /// Waits until the ledger of `origin` has `n` entries, and returns them.
+    ///
+    /// # Errors
+    /// It does not within a minute, or has more.
+    pub fn decided(&self, origin: &str, n: usize) -> Result<Vec<LedgerEntry>> {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        loop {
+            let ledger = self.ledger(origin)?;
+            ensure!(ledger.len() <= n, "{origin} has {} entries instead of {n}", ledger.len());
+            if ledger.len() == n {
+                return Ok(ledger);
+            }
+            if Instant::now() > give_up {
+                bail!("{origin} has {} entries instead of {n}", ledger.len());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The batches of a destination, each verified and their chains without a gap.
+    ///
+    /// # Errors
+    /// Something is wrong with one.
+    pub fn batches(&self, destination: &str) -> Result<Vec<(SignedBatch, VerifiedBatch)>> {
+        let destination: Country = destination.parse()?;
+        let versions = self.network()?.versions();
+        let mut chains = Chains::new(destination);
+        let mut batches = Vec::new();
+        for record in self.records(&topics::keys(destination), Isolation::Committed)? {
+            if let KeysRecord::Batch(batch) = self.codec.decode_keys(record.value.unwrap_or_default())? {
+                let at = record.offset;
+                let verified = VerifiedBatch::verify(&batch, versions.as_ref())
+                    .with_context(|| format!("offset {at}"))?;
+                chains.append(&verified).with_context(|| format!("offset {at}"))?;
+                batches.push((batch, verified));
+            }
+        }
+        Ok(batches)
+    }
+
+    /// The key data that are new to a destination, in order.
+    ///
+    /// # Errors
+    /// Something is wrong with a batch.
+    pub fn delivered(&self, destination: &str) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        for (batch, verified) in self.batches(destination)? {
+            let new = verified.keys().iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
+            keys.extend(new.map(|(_, k)| k.key_data.to_vec()));
+        }
+        Ok(keys)
+    }
+}
+
+/// Kafka clients of a role, with these options.
+#[must_use]
+pub fn clients(bootstrap: &str, options: &[(&str, &str)], role: &str) -> Kafka {
+    let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Kafka::new(&KafkaConfig { bootstrap_servers: bootstrap.to_owned(), client_id: None, options }, role)
+}
+
+/// What a processor holds.
+#[must_use]
+pub fn tools(instance: &str, hub_key: &[u8; 32]) -> Tools {
+    Tools {
+        secrets: Secrets { current: Secret::new("s1", &[7; 32]), previous: None },
+        signers: vec![Signer::new(HUB_KEY.into(), SigningKey::from_bytes(hub_key))],
+        writer: instance.into(),
+    }
+}
+
+/// A processor that is ready to run.
+///
+/// # Errors
+/// A metric is defined twice.
+pub fn runner(
+    kafka: Kafka,
+    codec: Codec,
+    network: NetworkFeed,
+    tools: Tools,
+    settings: Settings,
+) -> Result<Runner<Pipeline>> {
+    let beat = Health::new("process").component("transactions", Duration::from_secs(60));
+    let application = Arc::new(Pipeline::new(tools, codec.clone())?);
+    Ok(Runner { application, kafka, codec, network, settings, beat })
+}
+
+/// A role in a process of its own; killed when dropped.
+pub struct Lone {
+    child: std::process::Child,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Lone {
+    /// Whether it has reached the point at which it was told to stop.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.folder.path().join("stopped").exists()
+    }
+
+    /// From now on it stops at its point.
+    ///
+    /// # Errors
+    /// Its folder is gone.
+    pub fn arm(&self) -> Result<()> {
+        Ok(std::fs::write(self.folder.path().join("armed"), "")?)
+    }
+
+    /// Sends it a signal, by the name that `kill` knows.
+    ///
+    /// # Errors
+    /// `kill` fails.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status =
+            std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
+        ensure!(status.success(), "kill -s {name}: {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a future to its end on this thread.
+///
+/// # Panics
+/// No runtime can be made.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    #[expect(clippy::expect_used, reason = "a test without a runtime is no test")]
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
+}
+
+/// A processor in a thread; stopped when dropped.
+pub struct Processor {
+    shutdown: Shutdown,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Processor {
+    /// Stops it in good order and returns how it ended.
+    ///
+    /// # Errors
+    /// It had ended with a fault.
+    pub fn stop(mut self) -> Result<()> {
+        self.shutdown.trip();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            _ => bail!("the processor panicked"),
+        }
+    }
+}
+
+impl Drop for Processor {
+    fn drop(&mut self) {
+        self.shutdown.trip();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Whole-system tests on real Kafka, and what they share.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`broker`] | one broker for the tests of a process |
+//! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
+//! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
+//! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
+//! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
+//! | [`program`] | the program itself, as an operator runs it |
+//! | [`wait`] | waiting for what has to come about |
+
+pub mod broker;
+pub mod downloads;
+pub mod front;
+pub mod hub;
+pub mod model;
+pub mod program;
+pub mod wait;
