@@ -194,6 +194,7 @@ impl Builder {
             match broker.start_again() {
                 Err(BrokerError::Died { last_lines, .. })
                     if tries_left > 0 && last_lines.contains("Address already in use") => {}
+                Err(BrokerError::PortTaken(port)) if tries_left > 0 && broker.fixed_port != Some(port) => {}
                 Err(error) => {
                     broker.keep_log();
                     return Err(error);

@@ -7,6 +7,8 @@ use std::{
     hash::{BuildHasher, Hasher, RandomState},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::BrokerError;
@@ -15,6 +17,8 @@ use super::BrokerError;
 /// again and again to reach a killed broker on a port of that range can end up connected to itself, and then the
 /// broker can not come back.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// How long a port may stay held for nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The folder of jars that `make setup` fills: `KEYFERRY_KAFKA_JARS`, else `target/kafka/libs` in the current
 /// folder or the nearest one above it that has it.
@@ -96,8 +100,19 @@ fn free_port(held: &mut Vec<TcpListener>) -> Result<u16, BrokerError> {
     Err(BrokerError::PortTaken(PORTS.start))
 }
 
+/// Whether the ports are free, now or in a moment. A process that is just being started holds all that its parent had
+/// open until it becomes another program: what was let go of in `choose` may still be held by somebody's child.
 pub(super) fn ports_are_free(ports: &Ports) -> Result<(), BrokerError> {
-    ports.all().try_for_each(|port| bind(port).map(drop).ok_or(BrokerError::PortTaken(port)))
+    let begun = Instant::now();
+    ports.all().try_for_each(|port| {
+        while bind(port).is_none() {
+            if begun.elapsed() > PATIENCE {
+                return Err(BrokerError::PortTaken(port));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })
 }
 
 /// Random enough to avoid collisions, which is all it is for: the seed of a fresh hash map.
@@ -187,6 +202,20 @@ mod tests {
         all.dedup();
         assert_eq!(all.len(), 4);
         assert!(all.iter().all(|port| PORTS.contains(port)));
+    }
+
+    #[test]
+    fn a_port_may_be_held_for_a_moment_and_not_for_long() {
+        let mut held = Vec::new();
+        let clients = free_port(&mut held).unwrap();
+        let ports = Ports { clients, controller: clients, extra: Vec::new() };
+        assert!(matches!(ports_are_free(&ports), Err(BrokerError::PortTaken(port)) if port == clients));
+        let letting_go = thread::spawn(move || {
+            thread::sleep(PATIENCE / 4);
+            drop(held);
+        });
+        ports_are_free(&ports).unwrap();
+        letting_go.join().unwrap();
     }
 
     #[test]
