@@ -3,7 +3,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use apache_avro::{
@@ -19,6 +20,8 @@ use keyferry_schemas::{
 
 const SINGLE_OBJECT: [u8; 2] = [0xc3, 0x01];
 const REGISTRY: u8 = 0;
+/// A registry that did not answer is not asked again for this long.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Every schema that stands on a topic, by name.
 pub const SCHEMAS: [(&str, &str); 7] = [
@@ -33,11 +36,11 @@ pub const SCHEMAS: [(&str, &str); 7] = [
 
 /// Finds the schema behind an id of the registry.
 pub trait SchemaSource: Send + Sync {
-    /// The text of the schema with this id. May block for a request.
+    /// The text of the schema with this id; `None` if there is none. May block for a request.
     ///
     /// # Errors
-    /// Why it can not be had, in one line.
-    fn schema(&self, id: u32) -> Result<String, String>;
+    /// Why the registry can not be asked, in one line.
+    fn schema(&self, id: u32) -> Result<Option<String>, String>;
 }
 
 /// What a record on `keyferry.keys.<cc>` is.
@@ -60,6 +63,8 @@ struct Inner {
     /// By id of the registry: the writer's schema.
     foreign: RwLock<HashMap<u32, Arc<Schema>>>,
     source: Option<Box<dyn SchemaSource>>,
+    /// When the registry did not answer.
+    silent: Mutex<Option<Instant>>,
 }
 
 impl Codec {
@@ -98,7 +103,8 @@ impl Codec {
             let header = header(name, &schema);
             own.insert(name, (schema, header));
         }
-        Ok(Self { inner: Arc::new(Inner { own, foreign: RwLock::default(), source }) })
+        let (foreign, silent) = (RwLock::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { own, foreign, source, silent }) })
     }
 
     /// The record, framed.
@@ -177,7 +183,7 @@ impl Codec {
         let source = self.inner.source.as_ref();
         let source =
             source.ok_or_else(|| AvroError::Schema(format!("id {id}, and no registry is configured")))?;
-        let text = source.schema(id).map_err(AvroError::Schema)?;
+        let text = self.ask(|| source.schema(id))?.ok_or_else(|| AvroError::Schema(format!("id {id}")))?;
         let schema = Arc::new(Schema::parse_str(&text).map_err(|e| AvroError::Schema(e.to_string()))?);
         if let Ok(mut known) = self.inner.foreign.write() {
             known.insert(id, Arc::clone(&schema));
@@ -185,9 +191,21 @@ impl Codec {
         Ok(schema)
     }
 
+    /// Asks the registry, and not again for a while if it does not answer: whoever decodes waits meanwhile.
+    fn ask<T>(&self, question: impl FnOnce() -> Result<T, String>) -> Result<T, AvroError> {
+        let silent = || self.inner.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if silent().is_some_and(|since| since.elapsed() < SILENCE) {
+            return Err(AvroError::Unavailable("the schema registry did not answer lately".into()));
+        }
+        let answer = question();
+        *silent() = answer.is_err().then(Instant::now);
+        answer.map_err(AvroError::Unavailable)
+    }
+
     fn resolve<R: Record>(&self, writer: &Schema, binary: &[u8]) -> Result<R, AvroError> {
         let (reader, _) = self.inner.own.get(R::NAME).ok_or_else(|| AvroError::Schema(R::NAME.into()))?;
-        let resolve = |e: apache_avro::Error| AvroError::Resolve(e.to_string());
+        // What the library says quotes the value, which may be a key.
+        let resolve = |_| AvroError::Resolve("its writer's schema does not fit".into());
         let resolver = GenericDatumReader::builder(writer).reader_schema(reader).build().map_err(resolve)?;
         let value = resolver.read_value(&mut &binary[..]).map_err(resolve)?;
         let ours = GenericDatumWriter::builder(reader).build().map_err(resolve)?;

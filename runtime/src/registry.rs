@@ -255,11 +255,12 @@ impl Registry {
 }
 
 impl SchemaSource for Registry {
-    fn schema(&self, id: u32) -> Result<String, String> {
-        let found = block_on(get_schema_by_id(id, &self.settings)).map_err(|e| e.to_string())?;
-        found
-            .map(|s| s.schema)
-            .map_err(|e| self.error("give the schema with id", &id.to_string(), &e).to_string())
+    fn schema(&self, id: u32) -> Result<Option<String>, String> {
+        match block_on(get_schema_by_id(id, &self.settings)).map_err(|e| e.to_string())? {
+            Ok(found) => Ok(Some(found.schema)),
+            Err(e) if is_absence(&e) => Ok(None),
+            Err(e) => Err(self.error("give the schema with id", &id.to_string(), &e).to_string()),
+        }
     }
 }
 

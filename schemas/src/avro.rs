@@ -23,6 +23,9 @@ pub enum AvroError {
     /// Bytes follow the last field.
     #[error("{0} bytes follow the record")]
     Trailing(usize),
+    /// The registry can not be asked about a schema: it may be known later.
+    #[error("the schema of the record can not be had: {0}")]
+    Unavailable(String),
     /// No known framing, or a schema that is not known here.
     #[error("the schema of the record is not known: {0}")]
     Schema(String),
