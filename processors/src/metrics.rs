@@ -1,12 +1,14 @@
-//! What the pipeline shows of its decisions. Counted when decided: an aborted step is counted again when it is decided
-//! again, which shows as aborted transactions beside it.
+//! What the pipeline shows of its decisions: those that were committed.
 
 use keyferry_runtime::{exit::Fatal, metrics};
 use keyferry_schemas::{
     country::Country,
     records::{LedgerEntry, Outcome},
+    rejection::Rejection,
 };
 use prometheus::{IntCounterVec, IntGaugeVec};
+
+use crate::validate::int;
 
 /// The counters of the pipeline.
 pub struct PipelineMetrics {
@@ -64,28 +66,41 @@ impl PipelineMetrics {
         })
     }
 
+    /// Makes the series of an origin visible before anything happens.
+    pub fn expect(&self, origin: Country) {
+        let origin = origin.as_str();
+        for outcome in [Outcome::Accepted, Outcome::Partial, Outcome::Repeated, Outcome::Rejected] {
+            self.decided.with_label_values(&[origin, name(outcome)]).inc_by(0);
+        }
+        for counter in [&self.accepted, &self.revised, &self.duplicate] {
+            counter.with_label_values(&[origin]).inc_by(0);
+        }
+        for reason in Rejection::ALL.iter().filter(|r| **r != Rejection::Duplicate) {
+            self.rejected.with_label_values(&[origin, reason.code()]).inc_by(0);
+        }
+    }
+
     /// Counts one decision.
     pub fn decided(&self, entry: &LedgerEntry) {
         let origin = entry.origin.as_str();
         let add = |counter: &IntCounterVec, labels: &[&str], n: i32| {
             counter.with_label_values(labels).inc_by(u64::try_from(n).unwrap_or(0));
         };
-        let outcome = match entry.outcome {
-            Outcome::Accepted => "accepted",
-            Outcome::Partial => "partial",
-            Outcome::Repeated => "repeated",
-            Outcome::Rejected => "rejected",
-        };
-        add(&self.decided, &[origin, outcome], 1);
+        add(&self.decided, &[origin, name(entry.outcome)], 1);
         add(&self.accepted, &[origin], entry.keys_accepted);
         add(&self.revised, &[origin], entry.keys_revised);
         if entry.outcome != Outcome::Repeated {
             for verdict in &entry.verdicts {
-                match verdict.code.as_str() {
-                    "duplicate" => add(&self.duplicate, &[origin], 1),
-                    code => add(&self.rejected, &[origin, code], 1),
+                if verdict.code == Rejection::Duplicate.code() {
+                    add(&self.duplicate, &[origin], 1);
+                } else {
+                    add(&self.rejected, &[origin, &verdict.code], 1);
                 }
             }
+        }
+        // The keys of a refused upload that are not at fault themselves.
+        if let Some(code) = &entry.code {
+            add(&self.rejected, &[origin, code], entry.keys - int(entry.verdicts.len()));
         }
         for d in &entry.deliveries {
             add(&self.delivered, &[origin, d.destination.as_str()], d.new_keys);
@@ -98,5 +113,14 @@ impl PipelineMetrics {
     /// Shows how many keys are remembered.
     pub fn seen(&self, origin: Country, keys: usize) {
         self.seen.with_label_values(&[origin.as_str()]).set(i64::try_from(keys).unwrap_or(i64::MAX));
+    }
+}
+
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted => "accepted",
+        Outcome::Partial => "partial",
+        Outcome::Repeated => "repeated",
+        Outcome::Rejected => "rejected",
     }
 }

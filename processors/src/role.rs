@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use ed25519_dalek::{SigningKey, pkcs8::DecodePrivateKey};
 use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
     codec::Codec,
     config::{Check, Faults},
     exit::Fatal,
@@ -16,9 +17,10 @@ use keyferry_runtime::{
     transaction::{Application, Output, Runner, Settings},
 };
 use keyferry_schemas::{
+    avro::AvroError,
     batch::SignedBatch,
     country::Country,
-    network::Network,
+    network::{MemberState, Network},
     records::{Head, LedgerEntry, Upload},
     topics,
 };
@@ -35,6 +37,9 @@ use crate::{
 
 /// A processor that neither advances nor turns for this long is dead.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+/// What the names of the headers begin with that a rejected record is given.
+const ERRORS: &str = "__keyferry.errors.";
 
 /// `process:` of the configuration.
 #[derive(Debug, Clone, Deserialize)]
@@ -153,84 +158,106 @@ impl Pipeline {
         Ok(Self { tools, codec, metrics: PipelineMetrics::register()? })
     }
 
-    fn source(&self, record: &Record) -> Source {
+    /// The record as an upload, or as none. That the registry does not answer says nothing about the record: then this
+    /// fails, and it is decided later.
+    fn source(&self, record: &Record) -> Result<Source, String> {
         let value = record.value.clone().unwrap_or_default();
         let upload = if value.len() > topics::MAX_UPLOAD_BYTES {
             Err(format!("{} bytes are more than {}", value.len(), topics::MAX_UPLOAD_BYTES))
         } else {
-            self.codec.decode::<Upload>(value).map_err(|e| e.to_string())
+            match self.codec.decode::<Upload>(value) {
+                Ok(upload) => Ok(upload),
+                Err(e @ AvroError::Unavailable(_)) => return Err(e.to_string()),
+                Err(e) => Err(e.to_string()),
+            }
         };
-        Source { offset: record.offset, timestamp: record.timestamp, upload }
+        Ok(Source { offset: record.offset, timestamp: record.timestamp, upload })
     }
 
-    fn outputs(&self, origin: Country, record: &Record, step: &Step, outputs: &mut Vec<Output>) {
-        let mut put = |topic: String, key: Vec<u8>, value: Vec<u8>, headers| {
+    fn outputs(
+        &self,
+        origin: Country,
+        record: &Record,
+        attempt: u32,
+        step: &Step,
+        outputs: &mut Vec<Output>,
+    ) {
+        let mut put = |topic: String, key, value, headers| {
             outputs.push(Output { topic, key, value, headers, timestamp: record.timestamp });
         };
+        let name = || Some(Bytes::copy_from_slice(origin.as_str().as_bytes()));
         let entry = self.codec.frame::<LedgerEntry>(&step.entry_bytes);
-        put(topics::ledger(origin), origin.as_str().into(), entry, Vec::new());
+        put(topics::ledger(origin), name(), Some(entry.into()), Vec::new());
         for (destination, batch) in &step.batches {
-            put(
-                topics::keys(*destination),
-                origin.as_str().into(),
-                self.codec.encode::<SignedBatch>(batch),
-                Vec::new(),
-            );
+            let batch = self.codec.encode::<SignedBatch>(batch);
+            put(topics::keys(*destination), name(), Some(batch.into()), Vec::new());
         }
         if let Some(stage) = step.rejected_at {
-            let headers = reject_headers(origin, record, &step.entry, stage);
-            let (key, value) = match keepable(record) {
-                true => (record.key.clone().unwrap_or_default(), record.value.clone().unwrap_or_default()),
-                false => (Bytes::new(), Bytes::new()),
-            };
-            put(topics::REJECTS.into(), key.into(), value.into(), headers);
+            let headers = reject_headers(origin, record, attempt, &step.entry, stage);
+            let (key, value) =
+                if keepable(record) { (record.key.clone(), record.value.clone()) } else { (None, None) };
+            put(topics::REJECTS.into(), key, value, headers);
         }
     }
 }
 
-impl Application for Pipeline {
-    type State = OriginState;
+/// One origin's stream: its state, and what its open transaction has decided, to be counted once it is committed.
+pub struct Stream {
+    state: OriginState,
+    decided: Vec<LedgerEntry>,
+}
 
-    fn blank(&self, origin: Country) -> OriginState {
-        OriginState::new(origin)
+impl Application for Pipeline {
+    type State = Stream;
+
+    fn blank(&self, origin: Country) -> Stream {
+        Stream { state: OriginState::new(origin), decided: Vec::new() }
     }
 
-    fn replay(&self, state: &mut OriginState, entry: &LedgerEntry, first: bool) -> Result<(), String> {
-        state.replay(entry, first).map_err(|e| e.to_string())
+    fn replay(&self, stream: &mut Stream, entry: &LedgerEntry, first: bool) -> Result<(), String> {
+        stream.state.replay(entry, first).map_err(|e| e.to_string())
     }
 
     fn restored(
         &self,
-        state: &mut OriginState,
+        stream: &mut Stream,
         head: Option<&Head>,
         ledger_is_empty: bool,
     ) -> Result<(), String> {
-        state.finish(head, ledger_is_empty).map_err(|e| e.to_string())
+        let state = &mut stream.state;
+        state.finish(head, ledger_is_empty, &self.tools.secrets).map_err(|e| e.to_string())?;
+        self.metrics.expect(state.origin());
+        self.metrics.seen(state.origin(), state.seen_keys());
+        Ok(())
     }
 
     fn step(
         &self,
-        state: &mut OriginState,
+        stream: &mut Stream,
         record: &Record,
+        attempt: u32,
         network: &Network,
         outputs: &mut Vec<Output>,
     ) -> Result<(), String> {
-        let step = step(state, self.source(record), network, &self.tools).map_err(|e| e.to_string())?;
-        self.outputs(state.origin(), record, &step, outputs);
-        self.metrics.decided(&step.entry);
+        let source = self.source(record)?;
+        let step = step(&mut stream.state, source, network, &self.tools).map_err(|e| e.to_string())?;
+        self.outputs(stream.state.origin(), record, attempt, &step, outputs);
+        stream.decided.push(step.entry);
         Ok(())
     }
 
-    fn head(&self, state: &OriginState) -> Head {
-        state.head()
+    fn head(&self, stream: &Stream) -> Head {
+        stream.state.head()
     }
 
-    fn settle(&self, state: &mut OriginState, committed: bool) {
+    fn settle(&self, stream: &mut Stream, committed: bool) {
+        let decided = std::mem::take(&mut stream.decided);
         if committed {
-            state.commit();
-            self.metrics.seen(state.origin(), state.seen_keys());
+            stream.state.commit();
+            decided.iter().for_each(|entry| self.metrics.decided(entry));
+            self.metrics.seen(stream.state.origin(), stream.state.seen_keys());
         } else {
-            state.abort();
+            stream.state.abort();
         }
     }
 }
@@ -239,20 +266,22 @@ impl Application for Pipeline {
 /// bytes may hold more than any record may; refusing to go on over that would stop the origin for ever. What is not kept
 /// still stands on the upload topic, at the offset that the headers name.
 fn keepable(record: &Record) -> bool {
-    let headers = record.headers.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
     let size = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + size(value)).sum::<usize>();
     size(&record.key) + size(&record.value) + headers <= topics::MAX_REJECT_BYTES - (64 << 10)
 }
 
 fn reject_headers(
     origin: Country,
     record: &Record,
+    attempt: u32,
     entry: &LedgerEntry,
     stage: Stage,
-) -> Vec<(String, Vec<u8>)> {
+) -> Vec<(String, Option<Bytes>)> {
     let own = if keepable(record) { record.headers.as_slice() } else { &[] };
-    let kept = own.iter().map(|(key, value)| (key.clone(), Bytes::clone(value).into()));
-    let error = |name: &str, value: String| (format!("__keyferry.errors.{name}"), value.into_bytes());
+    // Ours are the only ones of their kind: a sender's own could be read for them.
+    let kept = own.iter().filter(|(name, _)| !name.starts_with(ERRORS)).cloned();
+    let error = |name: &str, value: String| (format!("{ERRORS}{name}"), Some(value.into()));
     let added = [
         error("topic", topics::uploads(origin)),
         error("partition", "0".into()),
@@ -262,7 +291,7 @@ fn reject_headers(
         error("code", entry.code.clone().unwrap_or_default()),
         error("message", entry.detail.clone().unwrap_or_default()),
         error("policy.version", entry.network_version.to_string()),
-        error("attempt", "1".into()),
+        error("attempt", attempt.to_string()),
     ];
     kept.chain(added).collect()
 }
@@ -279,6 +308,13 @@ pub fn run(
     health: &Health,
     shutdown: &Shutdown,
 ) -> Result<(), Fatal> {
+    // Kafka would say only much later, and in other words, that a topic is missing.
+    let now = SystemClock.now();
+    let document = network.current();
+    let members =
+        document.iter().flat_map(|n| n.countries().filter(|c| n.state(*c, now) != MemberState::Left));
+    kafka.insist_on([topics::HEADS.to_owned(), topics::REJECTS.to_owned()])?;
+    kafka.insist_on(members.flat_map(topics::of_member).map(|topic| topic.name))?;
     let runner = Runner {
         application: Arc::new(Pipeline::new(config.tools()?, codec.clone())?),
         kafka,

@@ -3,6 +3,7 @@
 use rdkafka::{
     ClientConfig,
     client::DefaultClientContext,
+    consumer::Consumer as _,
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
@@ -12,7 +13,11 @@ use crate::{
     clients::{Logged, Reader, is_absence},
     config::KafkaConfig,
     exit::Fatal,
+    tail::BROKER_TIMEOUT,
 };
+
+/// A transaction that takes longer is aborted by the broker, so that a dead instance hides nothing for long.
+const TRANSACTION_TIMEOUT_MS: &str = "10000";
 
 /// Makes the clients of one role.
 #[derive(Clone)]
@@ -86,6 +91,16 @@ impl Kafka {
         }
     }
 
+    /// That each of these topics is there. Blocks for a request per topic, for 10 s if there is no answer.
+    ///
+    /// # Errors
+    /// [`Fatal`], naming the first that is not, or can not be read.
+    pub fn insist_on(&self, topics: impl IntoIterator<Item = String>) -> Result<(), Fatal> {
+        let reader = self.reader(Isolation::Committed).map_err(|e| self.fatal("", &e))?;
+        let ask = |topic: &str| reader.fetch_watermarks(topic, 0, BROKER_TIMEOUT).map(drop);
+        topics.into_iter().try_for_each(|topic| ask(&topic).map_err(|e| self.fatal(&topic, &e)))
+    }
+
     /// A consumer that is assigned by hand and never commits.
     ///
     /// # Errors
@@ -112,13 +127,11 @@ impl Kafka {
     /// The consumer of the transaction loop.
     pub(crate) fn group_consumer_config(&self) -> ClientConfig {
         let mut config = self.reader_config(Isolation::Committed);
-        for (key, value) in [
-            ("session.timeout.ms", "10000"),
-            ("heartbeat.interval.ms", "1000"),
-            ("enable.partition.eof", "false"),
+        config
+            .set("enable.partition.eof", "false")
             // `range` gives every single-partition topic to the same member.
-            ("partition.assignment.strategy", "cooperative-sticky"),
-        ] {
+            .set("partition.assignment.strategy", "cooperative-sticky");
+        for (key, value) in [("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "1000")] {
             self.unless_given(&mut config, key, value);
         }
         config
@@ -136,11 +149,11 @@ impl Kafka {
 
     pub(crate) fn transactional_config(&self, id: &str) -> ClientConfig {
         let mut config = self.producer_config();
-        config.set("transactional.id", id);
-        self.unless_given(&mut config, "transaction.timeout.ms", "10000");
-        // A delivery that takes longer than its transaction may live is a delivery that failed.
-        let timeout = config.get("transaction.timeout.ms").unwrap_or("10000").to_owned();
-        config.set("message.timeout.ms", timeout);
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+            // A delivery that takes longer than its transaction may live is a delivery that failed.
+            .set("message.timeout.ms", TRANSACTION_TIMEOUT_MS);
         config
     }
 

@@ -1,6 +1,9 @@
 //! Reads one partition from a given offset, without a group: how ledgers, keys and the network document are followed.
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use rdkafka::{
@@ -17,6 +20,9 @@ use crate::{
     kafka::{Isolation, Kafka},
 };
 
+/// Most headers that are read of one record. Ours have a handful; a million empty ones would fit into one of a stranger.
+const MAX_HEADERS: usize = 64;
+
 /// How long a question to the broker may take.
 pub(crate) const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -31,23 +37,37 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// Its value; `None` is a tombstone.
     pub value: Option<Bytes>,
-    /// Its headers.
-    pub headers: Vec<(String, Bytes)>,
+    /// Its headers; none if they are too many, or one of them has a name that is no text.
+    pub headers: Vec<(String, Option<Bytes>)>,
 }
 
 impl Record {
     pub(crate) fn copy(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().into_iter().flat_map(|h| {
-            h.iter().map(|h| (h.key.to_owned(), Bytes::copy_from_slice(h.value.unwrap_or_default())))
-        });
         Self {
             offset: message.offset(),
             timestamp: Millis(message.timestamp().to_millis().unwrap_or(0)),
             key: message.key().map(Bytes::copy_from_slice),
             value: message.payload().map(Bytes::copy_from_slice),
-            headers: headers.collect(),
+            headers: message.headers().map(copy_headers).unwrap_or_default(),
         }
     }
+
+    /// What it takes of the memory for waiting records, in bytes, about.
+    pub(crate) fn size(&self) -> usize {
+        let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + length(value) + 64).sum::<usize>();
+        length(&self.key) + length(&self.value) + headers + 256
+    }
+}
+
+/// Kafka takes any bytes for the name of a header, and rdkafka panics over a name that is not UTF-8: whoever may write a
+/// topic must not be able to end its readers. Nothing that is decided rests on headers.
+fn copy_headers<H: Headers>(headers: &H) -> Vec<(String, Option<Bytes>)> {
+    if headers.count() > MAX_HEADERS {
+        return Vec::new();
+    }
+    let copy = || headers.iter().map(|h| (h.key.to_owned(), h.value.map(Bytes::copy_from_slice))).collect();
+    catch_unwind(AssertUnwindSafe(copy)).unwrap_or_default()
 }
 
 /// What came next.

@@ -8,6 +8,7 @@
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
 //! | [`program`] | the program itself, as an operator runs it |
+//! | [`raw`] | a producer without a library, for what no library writes |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod broker;
@@ -16,4 +17,5 @@ pub mod front;
 pub mod hub;
 pub mod model;
 pub mod program;
+pub mod raw;
 pub mod wait;

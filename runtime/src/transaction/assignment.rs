@@ -25,6 +25,7 @@ pub(super) struct Assignment {
 
 #[derive(Default)]
 struct Owned {
+    joined: bool,
     last: Generation,
     origins: HashMap<Country, Generation>,
     rebalances: u64,
@@ -39,6 +40,11 @@ impl Assignment {
     /// Whether `origin` is still owned by the assignment with this generation.
     pub fn still_owns(&self, origin: Country, generation: Generation) -> bool {
         self.owned.lock().is_ok_and(|owned| owned.origins.get(&origin) == Some(&generation))
+    }
+
+    /// Whether the group has told at least once what is ours, be it nothing.
+    pub fn has_joined(&self) -> bool {
+        self.owned.lock().is_ok_and(|owned| owned.joined)
     }
 
     /// Number of rebalances since the last call.
@@ -73,6 +79,7 @@ impl ConsumerContext for Assignment {
             .collect::<Vec<_>>();
         if let Ok(mut owned) = self.owned.lock() {
             owned.rebalances += 1;
+            owned.joined |= assign;
             for origin in &origins {
                 if assign {
                     owned.last += 1;

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use keyferry_schemas::{country::Country, network::Network, topics};
 
 use super::{
@@ -23,6 +24,29 @@ pub(super) struct Origin<S> {
     pub phase: Phase<S>,
     /// Read and not committed, in order: its head is where the group's committed offset stands.
     pub queue: VecDeque<Queued>,
+    /// Offset of the next record to be read.
+    pub next_offset: i64,
+    /// When a record came, or there was known to be none.
+    pub heard: Instant,
+}
+
+impl<S> Origin<S> {
+    /// An origin that was just assigned.
+    pub fn assigned(generation: Generation) -> Self {
+        Self {
+            generation,
+            phase: Phase::Restoring,
+            queue: VecDeque::new(),
+            next_offset: 0,
+            heard: Instant::now(),
+        }
+    }
+
+    /// Takes over a record that was read.
+    pub fn push(&mut self, record: Record) {
+        (self.next_offset, self.heard) = (record.offset + 1, Instant::now());
+        self.queue.push_back(Queued { record, network: None, attempts: 0 });
+    }
 }
 
 /// How far an origin has come.
@@ -38,11 +62,8 @@ pub(super) struct Queued {
     pub record: Record,
     /// The version under which a first attempt decided: another attempt uses the same.
     pub network: Option<Arc<Network>>,
-}
-
-/// What a record takes of the memory for waiting records.
-pub(super) fn size(record: &Record) -> usize {
-    record.value.as_ref().map_or(0, bytes::Bytes::len) + 256
+    /// How often it was decided already, and the transaction aborted.
+    pub attempts: u32,
 }
 
 /// Lets the application decide, and sends what it puts out. `counts` tells how many records of each origin were decided,
@@ -67,14 +88,15 @@ pub(super) fn decide<A: Application>(
         // Whoever has nothing more, or can not go on, is not asked again in this transaction.
         let Some(queued) = queue.get_mut(*done) else { continue };
         let network = queued.network.clone().unwrap_or_else(|| Arc::clone(&current));
-        if let Err(why) = runner.application.step(state, &queued.record, &network, &mut outputs) {
+        let attempt = queued.attempts + 1;
+        if let Err(why) = runner.application.step(state, &queued.record, attempt, &network, &mut outputs) {
             tracing::error!(origin = %name, offset = queued.record.offset, reason = %why, "an upload can not be decided now");
             continue;
         }
-        queued.network = Some(network);
+        (queued.network, queued.attempts) = (Some(network), attempt);
         *done += 1;
         for output in outputs.drain(..) {
-            sent += output.value.len();
+            sent += output.size();
             transaction.send(&output)?;
         }
         guard::pass("after-step", transaction.instance);
@@ -95,14 +117,14 @@ fn finish<A: Application>(
 ) -> Result<Vec<Consumed>, StepFault> {
     let mut consumed = Vec::new();
     for (name, count) in counts.iter().filter(|(_, count)| **count > 0) {
-        let Some(Origin { phase: Phase::Live(state), queue, generation }) = origins.get(name) else {
+        let Some(Origin { phase: Phase::Live(state), queue, generation, .. }) = origins.get(name) else {
             continue;
         };
         let Some(last) = queue.get(count - 1) else { continue };
         transaction.send(&Output {
             topic: topics::HEADS.to_owned(),
-            key: name.as_str().as_bytes().to_vec(),
-            value: runner.codec.encode(&runner.application.head(state)),
+            key: Some(Bytes::copy_from_slice(name.as_str().as_bytes())),
+            value: Some(runner.codec.encode(&runner.application.head(state)).into()),
             headers: Vec::new(),
             timestamp: last.record.timestamp,
         })?;

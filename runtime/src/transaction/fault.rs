@@ -32,6 +32,8 @@ pub(super) fn remedy(error: &KafkaError) -> Remedy {
     match error.rdkafka_error_code() {
         Some(code) if is_for_operators(code) => Remedy::Exit,
         Some(Code::Fatal | Code::Fenced | Code::ProducerFenced | Code::FencedInstanceId) => Remedy::Rebuild,
+        // What was to be read next is not there: the take-over finds out why, and names the origin.
+        Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => Remedy::Rebuild,
         _ => Remedy::Abort,
     }
 }

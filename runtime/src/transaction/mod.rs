@@ -24,6 +24,7 @@ mod takeover;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use keyferry_schemas::{
     country::Country,
     network::Network,
@@ -40,13 +41,22 @@ pub struct Output {
     /// Its topic; partition 0.
     pub topic: String,
     /// Its key.
-    pub key: Vec<u8>,
+    pub key: Option<Bytes>,
     /// Its value, framed.
-    pub value: Vec<u8>,
+    pub value: Option<Bytes>,
     /// Its headers.
-    pub headers: Vec<(String, Vec<u8>)>,
+    pub headers: Vec<(String, Option<Bytes>)>,
     /// Its timestamp: that of the upload, so that erasure counts from there.
     pub timestamp: Millis,
+}
+
+impl Output {
+    /// What it takes of a transaction, in bytes, about.
+    fn size(&self) -> usize {
+        let length = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter().map(|(name, value)| name.len() + length(value)).sum::<usize>();
+        length(&self.key) + length(&self.value) + headers
+    }
 }
 
 /// What runs inside the loop. Pure but for what it observes: the loop owns all I/O.
@@ -74,7 +84,7 @@ pub trait Application: Send + Sync + 'static {
         ledger_is_empty: bool,
     ) -> Result<(), String>;
 
-    /// Decides about one record. Changes stay pending until [`Self::settle`].
+    /// Decides about one record, for the `attempt`th time, counted from 1. Changes stay pending until [`Self::settle`].
     ///
     /// # Errors
     /// It can not be decided now, in one line; nothing was changed.
@@ -82,6 +92,7 @@ pub trait Application: Send + Sync + 'static {
         &self,
         state: &mut Self::State,
         record: &Record,
+        attempt: u32,
         network: &Network,
         outputs: &mut Vec<Output>,
     ) -> Result<(), String>;

@@ -1,7 +1,8 @@
 //! The loop itself: one thread polls, decides and commits; others restore origins that were newly assigned.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{Receiver, Sender, channel},
@@ -21,7 +22,7 @@ use keyferry_schemas::{country::Country, topics};
 use super::{
     Application, Settings,
     assignment::{Assignment, Generation},
-    decide::{Origin, Phase, Queued, decide, size},
+    decide::{Origin, Phase, decide},
     fault::{Remedy, remedy},
     guard,
     metrics::TransactionMetrics,
@@ -31,18 +32,22 @@ use super::{
 use crate::{
     clients::is_passing,
     codec::Codec,
-    exit::Fatal,
+    exit::{Exit, Fatal},
     health::Beat,
-    kafka::Kafka,
+    kafka::{Isolation, Kafka},
     network::NetworkFeed,
     shutdown::Shutdown,
-    tail::{BROKER_TIMEOUT, Record},
+    tail::{BROKER_TIMEOUT, Next, Record, Start, Tail},
 };
 
 /// Records read and not yet decided are kept to about this many bytes.
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
 /// A take-over that failed for a passing reason is tried again after this time.
 const TAKEOVER_PAUSE: Duration = Duration::from_secs(1);
+/// After this much silence of an origin the broker is asked whether there really is nothing to read.
+const DOUBT: Duration = Duration::from_secs(15);
+/// How long its answer may take: meanwhile nothing is decided.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs an [`Application`] over the upload topics of its consumer group.
 pub struct Runner<A> {
@@ -79,7 +84,7 @@ impl<A: Application> Runner<A> {
         while !shutdown.is_tripped() {
             let clients = match self.connect(first) {
                 Ok(clients) => clients,
-                Err(fatal) if first => return Err(fatal),
+                Err(fatal) if first || fatal.exit == Exit::Failure => return Err(fatal),
                 Err(fatal) => {
                     tracing::error!(error = %fatal, "the clients can not be rebuilt yet");
                     std::thread::sleep(TAKEOVER_PAUSE);
@@ -94,6 +99,7 @@ impl<A: Application> Runner<A> {
                 producer: clients.1,
                 origins: BTreeMap::new(),
                 buffered: 0,
+                reachable: true,
                 turn: 0,
                 sender,
                 receiver,
@@ -103,6 +109,7 @@ impl<A: Application> Runner<A> {
                 Ok(()) => break,
                 Err(fault) if fault.remedy() == Remedy::Exit => return Err(Fatal::failure(fault)),
                 Err(fault) => {
+                    self.beat.ready(false);
                     metrics.fenced();
                     tracing::warn!(reason = %fault, "this instance was fenced or lost its clients: building them anew");
                 }
@@ -143,6 +150,8 @@ struct Session<'a, A: Application> {
     producer: BaseProducer<Deliveries>,
     origins: BTreeMap<Country, Origin<A::State>>,
     buffered: usize,
+    /// Whether the broker answered when it was last asked.
+    reachable: bool,
     turn: usize,
     sender: Sender<Ended<A::State>>,
     receiver: Receiver<Ended<A::State>>,
@@ -154,11 +163,11 @@ impl<A: Application> Session<'_, A> {
         while !shutdown.is_tripped() {
             self.gather()?;
             self.follow_assignment();
-            self.finish_takeovers();
-            let restoring = self.origins.values().any(|o| matches!(o.phase, Phase::Restoring));
-            self.runner
-                .beat
-                .ready(!restoring && !self.origins.values().any(|o| matches!(o.phase, Phase::Stopped)));
+            self.finish_takeovers()?;
+            self.doubt()?;
+            let live = self.origins.values().all(|o| matches!(o.phase, Phase::Live(_)));
+            let joined = self.consumer.context().has_joined();
+            self.runner.beat.ready(live && joined && self.reachable);
             if self.origins.values().any(|o| !o.queue.is_empty()) {
                 self.transact()?;
             } else {
@@ -178,7 +187,6 @@ impl<A: Application> Session<'_, A> {
                 Some(Ok(message)) => message,
                 Some(Err(e)) if is_passing(&e) => return Ok(()),
                 Some(Err(e @ KafkaError::MessageConsumption(_))) if remedy(&e) == Remedy::Abort => {
-                    // An offset that is no longer there, above all: uploads expired before they were decided.
                     tracing::error!(error = %e, "the input can not be read on");
                     return Ok(());
                 }
@@ -190,8 +198,8 @@ impl<A: Application> Session<'_, A> {
             let Some(slot) = self.origins.get_mut(&origin) else { continue };
             if Some(slot.generation) == generation && matches!(slot.phase, Phase::Live(_)) {
                 let record = Record::copy(&message);
-                self.buffered += size(&record);
-                slot.queue.push_back(Queued { record, network: None });
+                self.buffered += record.size();
+                slot.push(record);
             }
         }
         Ok(())
@@ -205,15 +213,14 @@ impl<A: Application> Session<'_, A> {
         self.origins.retain(|origin, slot| {
             let kept = owned.get(origin) == Some(&slot.generation) || !guard::stands("guard-forget-revoked");
             if !kept {
-                *buffered -= slot.queue.iter().map(|q| size(&q.record)).sum::<usize>();
+                *buffered -= slot.queue.iter().map(|q| q.record.size()).sum::<usize>();
             }
             kept
         });
         for (origin, generation) in owned {
             if !self.origins.contains_key(&origin) {
                 self.metrics.origin(origin);
-                self.origins
-                    .insert(origin, Origin { generation, phase: Phase::Restoring, queue: VecDeque::new() });
+                self.origins.insert(origin, Origin::assigned(generation));
                 self.start_takeover(origin, generation, Duration::ZERO);
             }
         }
@@ -235,13 +242,15 @@ impl<A: Application> Session<'_, A> {
                 instance: &instance,
             };
             let started = Instant::now();
-            let result = takeover.run(origin);
+            let restored = catch_unwind(AssertUnwindSafe(|| takeover.run(origin)));
+            let result =
+                restored.unwrap_or_else(|_| Err(TakeoverFault::Late("it panicked; see the log".into())));
             // Nobody listens any more if the clients were rebuilt meanwhile.
             let _ = sender.send(Ended { origin, generation, took: started.elapsed(), result });
         });
     }
 
-    fn finish_takeovers(&mut self) {
+    fn finish_takeovers(&mut self) -> Result<(), StepFault> {
         while let Ok(Ended { origin, generation, took, result }) = self.receiver.try_recv() {
             let Some(slot) = self.origins.get_mut(&origin).filter(|o| o.generation == generation) else {
                 continue;
@@ -255,6 +264,7 @@ impl<A: Application> Session<'_, A> {
                             tracing::info!(%origin, next_offset, seconds, "origin taken over");
                             self.metrics.restored(origin, took);
                             slot.phase = Phase::Live(restored.state);
+                            (slot.next_offset, slot.heard) = (next_offset, Instant::now());
                         }
                         Err(e) => {
                             tracing::warn!(%origin, error = %e, "the input can not be positioned yet");
@@ -267,12 +277,43 @@ impl<A: Application> Session<'_, A> {
                     self.metrics.chain_break(origin);
                     slot.phase = Phase::Stopped;
                 }
+                Err(TakeoverFault::Kafka(e)) if remedy(&e) == Remedy::Exit => return Err(e.into()),
                 Err(passing) => {
                     tracing::warn!(%origin, reason = %passing, "taking over again");
                     self.start_takeover(origin, generation, TAKEOVER_PAUSE);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A consumer may keep up its heartbeats and get nothing any more. So where nothing has come for a while, the broker
+    /// is asked whether there is nothing.
+    fn doubt(&mut self) -> Result<(), StepFault> {
+        let silent =
+            |o: &&mut Origin<A::State>| matches!(o.phase, Phase::Live(_)) && o.heard.elapsed() > DOUBT;
+        let Some((name, origin)) =
+            self.origins.iter_mut().map(|(n, o)| (*n, o)).find(|(_, o)| o.queue.is_empty() && silent(&o))
+        else {
+            return Ok(());
+        };
+        origin.heard = Instant::now();
+        let topic = topics::uploads(name);
+        match self.consumer.fetch_watermarks(&topic, 0, PROBE_TIMEOUT) {
+            Ok((_, end)) => {
+                self.reachable = true;
+                // The end may lie behind markers, which are no records: another reader looks whether there is one.
+                if end > origin.next_offset && is_there(&self.runner.kafka, &topic, origin.next_offset) {
+                    return Err(StepFault::Stalled(name));
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the broker does not answer");
+                self.reachable = false;
+                self.origins.values_mut().for_each(|o| o.heard = Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// One transaction over what was read, origins in turn.
@@ -300,11 +341,12 @@ impl<A: Application> Session<'_, A> {
                 runner.application.settle(state, committed);
             }
             if committed {
-                self.buffered -= slot.queue.drain(..count).map(|q| size(&q.record)).sum::<usize>();
+                self.buffered -= slot.queue.drain(..count).map(|q| q.record.size()).sum::<usize>();
             }
         }
         match result {
             Ok(()) => {
+                self.reachable = true;
                 self.metrics.committed(started.elapsed());
                 if counted {
                     runner.beat.progress();
@@ -325,6 +367,12 @@ impl<A: Application> Session<'_, A> {
             Err(fault) => Err(fault),
         }
     }
+}
+
+/// Whether a record can be read from `offset` on.
+fn is_there(kafka: &Kafka, topic: &str, offset: i64) -> bool {
+    let tail = Tail::open(kafka, topic, Isolation::Committed, Start::Offset(offset));
+    tail.and_then(|mut tail| tail.next(PROBE_TIMEOUT)).is_ok_and(|next| matches!(next, Next::Record(_)))
 }
 
 fn go_on(consumer: &BaseConsumer<Assignment>, topic: &str, offset: i64) -> Result<(), KafkaError> {

@@ -2,12 +2,12 @@
 //! membership that was lost meanwhile is found before the offsets are sent.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
+    ClientContext, Message as _, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
     error::{KafkaError, RDKafkaErrorCode},
@@ -25,10 +25,17 @@ use super::{
 };
 use crate::{clients, kafka::Kafka, tail::BROKER_TIMEOUT};
 
-/// Counts what could not be delivered.
+/// What could not be delivered, and why the first of it was not.
 #[derive(Default)]
 pub(super) struct Deliveries {
-    failed: AtomicUsize,
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl Deliveries {
+    fn failed(&self) -> MutexGuard<'_, Option<KafkaError>> {
+        // Every change under this lock is one assignment.
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -45,9 +52,9 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((e, _)) = result {
-            self.failed.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(error = %e, "a record was not delivered");
+        if let Err((error, record)) = result {
+            tracing::warn!(topic = record.topic(), %error, "a record was not delivered");
+            self.failed().get_or_insert_with(|| error.clone());
         }
     }
 }
@@ -57,21 +64,27 @@ impl ProducerContext for Deliveries {
 pub(super) enum StepFault {
     #[error("kafka: {0}")]
     Kafka(#[from] KafkaError),
-    #[error("{0} record(s) were not delivered")]
-    Undelivered(usize),
+    #[error("a record was not delivered: {0}")]
+    Undelivered(KafkaError),
+    #[error("{0} records are not acknowledged")]
+    Unacknowledged(i32),
     #[error("the membership in the consumer group was lost")]
     Lost,
     #[error("{0} was revoked")]
     Revoked(Country),
+    #[error("uploads of {0} are there and do not arrive")]
+    Stalled(Country),
 }
 
 impl StepFault {
+    /// What helps.
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Kafka(e) => remedy(e),
-            Self::Undelivered(_) | Self::Revoked(_) => Remedy::Abort,
+            Self::Undelivered(e) if remedy(e) == Remedy::Exit => Remedy::Exit,
+            Self::Undelivered(_) | Self::Unacknowledged(_) | Self::Revoked(_) => Remedy::Abort,
             // The group goes on without us: whatever is remembered here may be old.
-            Self::Lost => Remedy::Rebuild,
+            Self::Lost | Self::Stalled(_) => Remedy::Rebuild,
         }
     }
 }
@@ -93,20 +106,19 @@ pub(super) struct Transaction<'a> {
 
 impl Transaction<'_> {
     pub fn begin(&self) -> Result<(), StepFault> {
-        self.producer.context().failed.store(0, Ordering::Relaxed);
+        *self.producer.context().failed() = None;
         Ok(self.producer.begin_transaction()?)
     }
 
     pub fn send(&self, output: &Output) -> Result<(), StepFault> {
         let headers = output.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
+            headers.insert(Header { key, value: value.as_deref() })
         });
-        let mut record = BaseRecord::to(&output.topic)
+        let mut record = BaseRecord::<[u8], [u8]>::to(&output.topic)
             .partition(0)
-            .key(&output.key)
-            .payload(&output.value)
             .timestamp(output.timestamp.0)
             .headers(headers);
+        (record.key, record.payload) = (output.key.as_deref(), output.value.as_deref());
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -132,15 +144,16 @@ impl Transaction<'_> {
         for c in consumed {
             offsets.add_partition_offset(&topics::uploads(c.origin), 0, Offset::Offset(c.last_offset + 1))?;
         }
-        insist(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, BROKER_TIMEOUT))?;
+        self.insist(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, BROKER_TIMEOUT))?;
         guard::pass("before-commit", self.instance);
-        insist(|| self.producer.commit_transaction(BROKER_TIMEOUT))?;
+        self.insist(|| self.producer.commit_transaction(BROKER_TIMEOUT))?;
         guard::pass("after-commit", self.instance);
         Ok(())
     }
 
     pub fn abort(&self) -> Result<(), StepFault> {
-        Ok(insist(|| self.producer.abort_transaction(BROKER_TIMEOUT))?)
+        // In short turns: it waits for the deliveries of what is thrown away, and these come to whoever polls.
+        Ok(self.insist(|| self.producer.abort_transaction(Duration::from_millis(50)))?)
     }
 
     /// Waits until every record is acknowledged. Polling in short turns: `flush` waits in slices of 100 ms.
@@ -149,15 +162,10 @@ impl Transaction<'_> {
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(Duration::from_millis(1));
             if Instant::now() > deadline {
-                return Err(StepFault::Undelivered(
-                    usize::try_from(self.producer.in_flight_count()).unwrap_or(1),
-                ));
+                return Err(StepFault::Unacknowledged(self.producer.in_flight_count()));
             }
         }
-        match self.producer.context().failed.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            n => Err(StepFault::Undelivered(n)),
-        }
+        self.producer.context().failed().take().map_or(Ok(()), |e| Err(StepFault::Undelivered(e)))
     }
 
     /// Metadata first, ownership after: what is lost in between is found; what is lost later, the broker refuses.
@@ -184,18 +192,22 @@ impl Transaction<'_> {
             _ => Ok(()),
         }
     }
-}
 
-/// Calls again for as long as the fault is one that passes, up to a minute.
-fn insist(mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + 6 * BROKER_TIMEOUT;
-    loop {
-        match call() {
-            Err(e) if remedy(&e) == Remedy::Retry && Instant::now() < deadline => {
-                tracing::warn!(error = %e, "trying again");
-                std::thread::sleep(Duration::from_millis(100));
+    /// Calls again for as long as the fault is one that passes, up to a minute.
+    fn insist(&self, mut call: impl FnMut() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            match call() {
+                Err(e) if remedy(&e) == Remedy::Retry && begun.elapsed() < 6 * BROKER_TIMEOUT => {
+                    if !said && begun.elapsed() > Duration::from_secs(1) {
+                        tracing::warn!(error = %e, "trying again");
+                        said = true;
+                    }
+                    self.producer.poll(Duration::from_millis(50));
+                }
+                result => return result,
             }
-            result => return result,
         }
     }
 }

@@ -201,7 +201,8 @@ impl<A: Application> Takeover<'_, A> {
         decided: Option<i64>,
     ) -> Result<i64, TakeoverFault> {
         let topic = topics::uploads(origin);
-        let earliest = Tail::open(self.kafka, &topic, Isolation::Committed, Start::Earliest)?.position();
+        let (earliest, end) =
+            Tail::open(self.kafka, &topic, Isolation::Uncommitted, Start::Earliest)?.bounds()?;
         let next = match (committed, decided) {
             (Some(committed), Some(decided)) if committed == decided + 1 => committed,
             (None, Some(decided)) => decided + 1,
@@ -217,6 +218,11 @@ impl<A: Application> Takeover<'_, A> {
             return Err(TakeoverFault::Broken(format!(
                 "{topic}: the uploads at offsets {next} to {} expired before they were decided",
                 earliest - 1
+            )));
+        }
+        if next > end {
+            return Err(TakeoverFault::Broken(format!(
+                "{topic} ends at offset {end}, and {next} is next: was the topic made anew, or cut?"
             )));
         }
         Ok(next)

@@ -1,0 +1,99 @@
+//! A producer without a library: writes what no library writes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use anyhow::{Result, ensure};
+
+/// Writes one record with one header to partition 0 of a topic, the header's name as it is given.
+///
+/// # Errors
+/// The broker does not take it.
+pub fn produce(bootstrap: &str, topic: &str, value: &[u8], header_name: &[u8]) -> Result<()> {
+    let batch = batch(&record(value, header_name));
+    let mut request = Vec::new();
+    // Produce, version 3; the number of this request; no client id, no transaction; acks of all, 10 s.
+    for number in [0i16, 3] {
+        request.extend(number.to_be_bytes());
+    }
+    request.extend(7i32.to_be_bytes());
+    for number in [-1i16, -1, -1] {
+        request.extend(number.to_be_bytes());
+    }
+    request.extend(10_000i32.to_be_bytes());
+    request.extend(1i32.to_be_bytes());
+    request.extend(i16::try_from(topic.len())?.to_be_bytes());
+    request.extend(topic.as_bytes());
+    request.extend(1i32.to_be_bytes());
+    request.extend(0i32.to_be_bytes());
+    request.extend(i32::try_from(batch.len())?.to_be_bytes());
+    request.extend(batch);
+    let mut broker = TcpStream::connect(bootstrap)?;
+    broker.write_all(&i32::try_from(request.len())?.to_be_bytes())?;
+    broker.write_all(&request)?;
+    let mut length = [0; 4];
+    broker.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length))?];
+    broker.read_exact(&mut answer)?;
+    // The number of the request, one topic, its name, one partition, its number: then the error code.
+    let at = 4 + 4 + 2 + topic.len() + 4 + 4;
+    ensure!(answer.get(at..at + 2) == Some(&[0, 0]), "the broker answers {answer:?}");
+    Ok(())
+}
+
+fn record(value: &[u8], header_name: &[u8]) -> Vec<u8> {
+    let mut body = vec![0];
+    // No later than the first, the first, no key.
+    for number in [0, 0, -1] {
+        varint(number, &mut body);
+    }
+    varint(value.len() as i64, &mut body);
+    body.extend(value);
+    varint(1, &mut body);
+    varint(header_name.len() as i64, &mut body);
+    body.extend(header_name);
+    varint(-1, &mut body);
+    let mut record = Vec::new();
+    varint(body.len() as i64, &mut record);
+    record.extend(body);
+    record
+}
+
+fn batch(record: &[u8]) -> Vec<u8> {
+    let mut checked = Vec::new();
+    checked.extend(0i16.to_be_bytes());
+    checked.extend(0i32.to_be_bytes());
+    // The broker's time counts; no producer id, epoch or sequence; one record.
+    for number in [0i64, 0, -1] {
+        checked.extend(number.to_be_bytes());
+    }
+    checked.extend((-1i16).to_be_bytes());
+    checked.extend((-1i32).to_be_bytes());
+    checked.extend(1i32.to_be_bytes());
+    checked.extend(record);
+    let mut batch = 0i64.to_be_bytes().to_vec();
+    batch.extend((checked.len() as i32 + 9).to_be_bytes());
+    batch.extend((-1i32).to_be_bytes());
+    batch.push(2);
+    batch.extend(crc32c(&checked).to_be_bytes());
+    batch.extend(checked);
+    batch
+}
+
+fn varint(number: i64, out: &mut Vec<u8>) {
+    let mut n = ((number << 1) ^ (number >> 63)) as u64;
+    while n > 0x7f {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+    };
+    !bytes.iter().fold(u32::MAX, step)
+}
