@@ -15,7 +15,7 @@ use keyferry_schemas::{
 use crate::{
     fingerprint::{Facts, Fingerprint, Id, Secrets},
     state::{Binding, OriginState},
-    validate::{Rejected, Verified, verdicts},
+    validate::{Rejected, Verified, int, verdicts},
 };
 
 /// What became of one key.
@@ -56,23 +56,29 @@ pub struct Repeat {
     pub(crate) verdicts: Vec<Verdict>,
 }
 
-/// What deduplication finds.
+/// What an upload is.
 pub enum Found {
     /// Something to decide.
-    Fresh(Deduplicated),
+    Fresh(Verified),
     /// Something decided before.
     Repeat(Repeat),
 }
 
-/// Compares an upload with what the origin sent before.
+/// Compares an upload with those that the origin sent before under the same batch tag.
 ///
 /// # Errors
-/// [`Rejected`] if its batch tag stands for other content.
-pub fn deduplicate(verified: Verified, state: &OriginState, secrets: &Secrets) -> Result<Found, Rejected> {
-    if let Some(binding) = state.tag(&verified.upload.batch_tag) {
-        return repeat(verified, binding).map(Found::Repeat);
+/// [`Rejected`] if the tag stands for other content.
+pub fn find_repeat(verified: Verified, state: &OriginState) -> Result<Found, Rejected> {
+    match state.tag(&verified.upload.batch_tag) {
+        Some(binding) => repeat(verified, binding).map(Found::Repeat),
+        None => Ok(Found::Fresh(verified)),
     }
-    let mut within = HashMap::<Id, Facts>::new();
+}
+
+/// Compares the keys of an upload with those that the origin sent before.
+#[must_use]
+pub fn deduplicate(verified: Verified, state: &OriginState, secrets: &Secrets) -> Deduplicated {
+    let mut within = HashMap::<Id, Facts>::with_capacity(verified.keys.len());
     let mut fingerprints = Vec::with_capacity(verified.keys.len());
     let mut fates = Vec::with_capacity(verified.keys.len());
     for (key, invalid) in verified.keys.iter().zip(&verified.invalid) {
@@ -94,7 +100,7 @@ pub fn deduplicate(verified: Verified, state: &OriginState, secrets: &Secrets) -
         }
         fates.push(fate);
     }
-    Ok(Found::Fresh(judged(verified, fates, fingerprints)))
+    judged(verified, fates, fingerprints)
 }
 
 fn known_before(key: &DiagnosisKey, print: &Fingerprint, state: &OriginState, secrets: &Secrets) -> Fate {
@@ -152,11 +158,11 @@ fn repeat(verified: Verified, binding: &Binding) -> Result<Repeat, Rejected> {
     // Same content, perhaps in another order: the decision is kept by canonical position.
     let order: Vec<_> = verified.canonical.iter().map(|(index, _)| index).collect();
     let mut verdicts: Vec<_> = binding
-        .verdicts
+        .refused
         .iter()
-        .filter_map(|v| {
-            let index = order.get(usize::try_from(v.position).ok()?)?;
-            Some(Verdict { index: crate::validate::int(*index), ..v.clone() })
+        .filter_map(|(position, reason)| {
+            let index = int(*order.get(usize::from(*position))?);
+            Some(Verdict { index, position: (*position).into(), code: reason.code().to_owned() })
         })
         .collect();
     verdicts.sort_unstable_by_key(|v| v.index);

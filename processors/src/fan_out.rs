@@ -10,16 +10,16 @@ use crate::{
     fingerprint::Fingerprint,
     sign::Signed,
     tag::Tagged,
-    validate::{Rejected, int},
+    validate::{Rejected, int, is_batch_tag},
 };
 
 /// An entry about nothing yet: what every decision has in common.
 pub(crate) type Blank = LedgerEntry;
 
-/// Names the upload in its entry.
+/// Names the upload in its entry. A tag that is none may be as long as a record, and is not kept.
 pub(crate) fn name(mut blank: Blank, upload: &Upload) -> Blank {
     blank.upload_id = Some(upload.upload_id);
-    blank.batch_tag = Some(upload.batch_tag.clone());
+    blank.batch_tag = Some(upload.batch_tag.clone()).filter(|tag| is_batch_tag(tag));
     blank
 }
 

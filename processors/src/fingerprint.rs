@@ -149,6 +149,14 @@ pub struct Secrets {
     pub previous: Option<Secret>,
 }
 
+impl Secrets {
+    /// Whether one of them has this name.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.current.name == name || self.previous.as_ref().is_some_and(|p| p.name == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use keyferry_schemas::{
 };
 
 use crate::{
-    deduplicate::{Found, deduplicate},
+    deduplicate::{Found, deduplicate, find_repeat},
     fan_out,
     fingerprint::{Fingerprint, Secrets},
     sign::{Signer, sign},
@@ -116,14 +116,19 @@ pub fn step(
         Ok(verified) => verified,
         Err(rejected) => return Ok(reject(state, blank, &rejected, Stage::Validate)),
     };
-    let deduplicated = match deduplicate(verified, state, &tools.secrets) {
-        Ok(Found::Fresh(deduplicated)) => deduplicated,
+    let fresh = match find_repeat(verified, state) {
+        Ok(Found::Fresh(verified)) => verified,
         Ok(Found::Repeat(repeat)) => {
             let entry = fan_out::repeated(blank, repeat);
             return Ok(finish(state, entry, Vec::new(), &[], None));
         }
         Err(rejected) => return Ok(reject(state, blank, &rejected, Stage::Deduplicate)),
     };
+    let admitted = match fresh.admit() {
+        Ok(admitted) => admitted,
+        Err(rejected) => return Ok(reject(state, blank, &rejected, Stage::Validate)),
+    };
+    let deduplicated = deduplicate(admitted, state, &tools.secrets);
     let tagged = tag(deduplicated, network, now);
     let signed = sign(&tagged, state.position(), network, signer);
     let (entry, signed, taken) = fan_out::taken(blank, tagged, signed);

@@ -8,12 +8,13 @@ use keyferry_schemas::{
     avro::Record,
     batch::sha256,
     country::Country,
-    records::{ChainHead, Hash, Head, LedgerEntry, Outcome, Verdict},
-    time::{MILLIS_PER_DAY, Millis},
+    records::{ChainHead, Hash, Head, LedgerEntry, Outcome},
+    rejection::Rejection,
+    time::{Day, MILLIS_PER_DAY, Millis},
 };
 
 use crate::{
-    fingerprint::{Facts, Fingerprint, Id, LENGTH},
+    fingerprint::{Facts, Fingerprint, Id, LENGTH, Secrets},
     seen::Seen,
 };
 
@@ -29,8 +30,9 @@ pub struct Binding {
     pub accepted_content: Option<Hash>,
     /// Source offset of the upload.
     pub first_offset: i64,
-    /// What was decided about its keys.
-    pub verdicts: Vec<Verdict>,
+    /// Which keys were refused, by canonical position, and why. Small: whoever sends its keys again and again, each time
+    /// under another tag, is remembered for each.
+    pub refused: Box<[(u16, Rejection)]>,
     bound_at: Millis,
 }
 
@@ -58,6 +60,9 @@ pub struct OriginState {
     seen: Seen,
     tags: HashMap<Hash, Binding>,
     pending: Option<Pending>,
+    /// While the ledger is replayed: the secrets that it names, each with the last day on which one of its fingerprints
+    /// counts.
+    named: HashMap<String, Day>,
 }
 
 /// Changes of the open transaction, on top of the state.
@@ -84,6 +89,12 @@ pub enum LedgerBreak {
     /// The fingerprints are not a whole number of fingerprints.
     #[error("the fingerprints of ledger entry {0} are cut")]
     Fingerprints(i64),
+    /// A reason that this build does not know: a newer one wrote it.
+    #[error("ledger entry {0} refuses a key for {1:?}, which is not known here: is this an older build?")]
+    Reason(i64, String),
+    /// Keys are remembered under a secret that is not here, so they would count as new.
+    #[error("keys are remembered under fingerprint secret {0:?}; name it as previous_fingerprint_secret")]
+    Secret(String),
     /// Head and ledger were written together and say different things.
     #[error("the head stands at entry {head}, the ledger ends at {ledger}")]
     Head {
@@ -106,7 +117,14 @@ impl OriginState {
             network_version: 0,
             chains: BTreeMap::new(),
         };
-        Self { origin, position, seen: Seen::default(), tags: HashMap::new(), pending: None }
+        Self {
+            origin,
+            position,
+            seen: Seen::default(),
+            tags: HashMap::new(),
+            pending: None,
+            named: HashMap::new(),
+        }
     }
 
     /// Restores the state from the ledger entries that are still there, in order, and the head written with the last.
@@ -117,6 +135,7 @@ impl OriginState {
         origin: Country,
         entries: impl IntoIterator<Item = LedgerEntry>,
         head: Option<&Head>,
+        secrets: &Secrets,
     ) -> Result<Self, LedgerBreak> {
         let mut state = Self::new(origin);
         let mut first = true;
@@ -124,7 +143,7 @@ impl OriginState {
             state.replay(&entry, first)?;
             first = false;
         }
-        state.finish(head, first)?;
+        state.finish(head, first, secrets)?;
         Ok(state)
     }
 
@@ -154,9 +173,14 @@ impl OriginState {
             position.chains.insert(delivery.destination, (delivery.sequence, delivery.manifest));
         }
         for bytes in entry.fingerprints.chunks_exact(LENGTH) {
-            self.seen.insert(&Fingerprint::from_bytes(&std::array::from_fn(|i| bytes[i])));
+            let print = Fingerprint::from_bytes(&std::array::from_fn(|i| bytes[i]));
+            match self.named.get_mut(&entry.fingerprint_key) {
+                Some(last) => *last = print.facts.last_day.max(*last),
+                None => drop(self.named.insert(entry.fingerprint_key.clone(), print.facts.last_day)),
+            }
+            self.seen.insert(&print);
         }
-        if let Some((tag, binding)) = binding_of(entry) {
+        if let Some((tag, binding)) = binding_of(entry)? {
             self.tags.insert(tag, binding);
         }
         Ok(())
@@ -165,8 +189,13 @@ impl OriginState {
     /// Ends a restoration: the head carries what the ledger may have lost to its retention.
     ///
     /// # Errors
-    /// [`LedgerBreak`] if head and ledger disagree.
-    pub fn finish(&mut self, head: Option<&Head>, ledger_is_empty: bool) -> Result<(), LedgerBreak> {
+    /// [`LedgerBreak`] if head and ledger disagree, or keys are remembered that can not be known again.
+    pub fn finish(
+        &mut self,
+        head: Option<&Head>,
+        ledger_is_empty: bool,
+        secrets: &Secrets,
+    ) -> Result<(), LedgerBreak> {
         let position = &mut self.position;
         let stated = head.map_or((0, [0; 32]), |h| (h.sequence, h.entry));
         if !ledger_is_empty && stated != (position.sequence, position.entry) {
@@ -179,6 +208,11 @@ impl OriginState {
             position.now = head.now;
             position.network_version = head.network_version;
             position.chains = head.chains.iter().map(|c| (c.destination, (c.sequence, c.manifest))).collect();
+        }
+        let today = self.position.now.day();
+        let unknown = |(name, last): &(String, Day)| *last >= today && !secrets.knows(name);
+        if let Some((name, _)) = std::mem::take(&mut self.named).into_iter().find(unknown) {
+            return Err(LedgerBreak::Secret(name));
         }
         self.forget();
         Ok(())
@@ -241,7 +275,8 @@ impl OriginState {
         }
         let pending = self.begin();
         pending.seen.extend(taken.iter().map(|p| (p.id, p.facts)));
-        if let Some((tag, binding)) = binding_of(entry) {
+        // Its reasons are our own.
+        if let Ok(Some((tag, binding))) = binding_of(entry) {
             pending.tags.insert(tag, binding);
         }
     }
@@ -302,20 +337,27 @@ impl OriginState {
 }
 
 /// The binding that an entry makes: only an upload that was taken binds its tag.
-fn binding_of(entry: &LedgerEntry) -> Option<(Hash, Binding)> {
+fn binding_of(entry: &LedgerEntry) -> Result<Option<(Hash, Binding)>, LedgerBreak> {
     let taken = matches!(entry.outcome, Outcome::Accepted | Outcome::Partial);
-    // Where nothing but invalid keys was refused, there is nothing to repeat: it is judged afresh when it comes again.
-    let duplicate = keyferry_schemas::rejection::Rejection::Duplicate.code();
-    let worth = entry.keys_accepted > 0 || entry.verdicts.iter().all(|v| v.code == duplicate);
-    let (Some(tag), Some(content), true) = (&entry.batch_tag, entry.content, taken && worth) else {
-        return None;
-    };
+    let (Some(tag), Some(content), true) = (&entry.batch_tag, entry.content, taken) else { return Ok(None) };
+    let refused = entry.verdicts.iter().map(|v| {
+        let unknown = || LedgerBreak::Reason(entry.sequence, v.code.clone());
+        let reason = Rejection::from_code(&v.code).ok_or_else(unknown)?;
+        // No upload has more keys than this counts.
+        Ok((u16::try_from(v.position).unwrap_or(u16::MAX), reason))
+    });
+    let refused: Box<[_]> = refused.collect::<Result<_, LedgerBreak>>()?;
+    // Where nothing was taken, and for other reasons than that it was there, there is nothing to repeat: it is judged
+    // afresh when it comes again.
+    if entry.keys_accepted == 0 && refused.iter().any(|(_, reason)| *reason != Rejection::Duplicate) {
+        return Ok(None);
+    }
     let binding = Binding {
         content,
         accepted_content: entry.accepted_content,
         first_offset: entry.source_offset,
-        verdicts: entry.verdicts.clone(),
+        refused,
         bound_at: entry.now,
     };
-    Some((sha256(tag.as_bytes()), binding))
+    Ok(Some((sha256(tag.as_bytes()), binding)))
 }

@@ -23,8 +23,9 @@ pub struct Verified {
     pub(crate) canonical: Canonical,
     pub(crate) content: Hash,
     pub(crate) signing_certificate: Hash,
-    /// By index in the upload; only where the member's policy is to refuse invalid keys alone.
+    /// By index in the upload.
     pub(crate) invalid: Vec<Option<Rejection>>,
+    policy: InvalidKeys,
     pub(crate) odd_onsets: i32,
     pub(crate) unknown_countries: i32,
 }
@@ -42,9 +43,16 @@ pub struct Rejected {
     pub verdicts: Vec<Verdict>,
 }
 
+/// What a sender wrote may stand in a detail, which is kept for weeks: more of it than this helps nobody.
+const MAX_DETAIL_CHARS: usize = 300;
+
 impl Rejected {
     pub(crate) fn new(reason: Rejection, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), keys: 0, verdicts: Vec::new() }
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL_CHARS) {
+            detail.truncate(end);
+        }
+        Self { reason, detail, keys: 0, verdicts: Vec::new() }
     }
 }
 
@@ -64,8 +72,7 @@ pub fn validate(
         return Err(Rejected::new(Rejection::OriginNotTopic, detail));
     }
     let member = sender(&upload, origin, network, now)?;
-    let tag = upload.batch_tag.as_bytes();
-    if !(1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()) || !tag.iter().all(u8::is_ascii_graphic) {
+    if !is_batch_tag(&upload.batch_tag) {
         let detail = format!("a batch tag is 1 to {MAX_BATCH_TAG_BYTES} visible ASCII characters");
         return Err(Rejected::new(Rejection::BatchTag, detail));
     }
@@ -80,9 +87,6 @@ pub fn validate(
     let signing_certificate =
         signature(&upload.batch_signature, &signed, origin, network, now).map_err(count)?;
     let invalid: Vec<_> = keys.iter().map(|k| judge_key(k, member.days_since_onset, now).err()).collect();
-    if member.invalid_keys == InvalidKeys::RejectUpload && invalid.iter().any(Option::is_some) {
-        return Err(invalid_upload(&canonical, &invalid));
-    }
     let odd_onsets = keys.iter().filter(|k| Onset::of(k.days_since_onset_of_symptoms).is_none()).count();
     let counted = member.days_since_onset == OnsetPolicy::Count;
     Ok(Verified {
@@ -94,7 +98,27 @@ pub fn validate(
         canonical,
         signing_certificate,
         invalid,
+        policy: member.invalid_keys,
     })
+}
+
+impl Verified {
+    /// Applies the member's policy for uploads with invalid keys. Apart from the rest, because it comes after the
+    /// question whether the upload is a repeat: keys grow too old, and the answer to a repeat must not change by that.
+    ///
+    /// # Errors
+    /// [`Rejected`], naming the invalid keys.
+    pub(crate) fn admit(self) -> Result<Self, Rejected> {
+        if self.policy == InvalidKeys::RejectUpload && self.invalid.iter().any(Option::is_some) {
+            return Err(invalid_upload(&self.canonical, &self.invalid));
+        }
+        Ok(self)
+    }
+}
+
+/// Whether this may name a batch.
+pub(crate) fn is_batch_tag(tag: &str) -> bool {
+    (1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic())
 }
 
 fn sender<'n>(

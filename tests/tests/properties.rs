@@ -151,7 +151,8 @@ fn check(history: &[Sent], invalid: InvalidKeys, restart_at: usize) {
         if offset == restart_at {
             let entries: Vec<_> = steps.iter().map(|s: &Step| s.entry.clone()).collect();
             let head = state.head();
-            state = OriginState::restore(de, entries, (offset > 0).then_some(&head)).unwrap();
+            state =
+                OriginState::restore(de, entries, (offset > 0).then_some(&head), &tools().secrets).unwrap();
         }
         // An aborted attempt leaves nothing: the second one gives the same bytes.
         let aborted = bytes(&run(&mut state, offset, upload, &network, false));
