@@ -36,6 +36,9 @@ const SIGNATURES: [&str; 8] = [
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
 /// CMS nests a handful of levels; a hostile one may not nest the stack away.
 const MAX_DEPTH: u32 = 32;
+/// Longest CMS that is read, in bytes. One signer with RSA of 8192 bits and a chain of certificates takes less than ten
+/// thousand; everything beyond is there to keep OpenSSL busy.
+pub const MAX_BYTES: usize = 64 * 1024;
 
 /// A CMS whose structure is sound. Whether it signs anything is a question for [`Detached::verify`].
 pub struct Detached {
@@ -49,6 +52,9 @@ impl Detached {
     /// # Errors
     /// The [`Rejection`] that names what is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, Rejection> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Rejection::SignatureMalformed);
+        }
         let end = element_end(bytes, 0).ok_or(Rejection::SignatureMalformed)?;
         if end != bytes.len() {
             return Err(Rejection::SignatureTrailingBytes);
@@ -71,6 +77,13 @@ impl Detached {
             return Err(Rejection::SignatureSigners);
         };
         if !is_sha2(signer.digest_alg.oid) || !signature_allowed(&signer.signature_algorithm) {
+            return Err(Rejection::SignatureAlgorithm);
+        }
+        // OpenSSL runs one digest for each entry, one inside the other: thousands of them overflow its stack.
+        let [digest] = data.digest_algorithms.as_slice() else {
+            return Err(Rejection::SignatureAlgorithm);
+        };
+        if digest.oid != signer.digest_alg.oid {
             return Err(Rejection::SignatureAlgorithm);
         }
         Ok(Self { cms, signer: signer.sid.clone() })

@@ -6,7 +6,7 @@ use std::{fs, path::Path, process::Command};
 use jiff::Timestamp;
 use keyferry_schemas::{
     certificate::{BadCertificate, Certificate},
-    cms::Detached,
+    cms::{Detached, MAX_BYTES},
     rejection::Rejection,
     world::{Algorithm, Identity},
 };
@@ -198,6 +198,72 @@ fn the_content_is_plain_data_by_type_too() {
         let last = cms.windows(data.len()).position(|w| w == data).unwrap() + data.len() - 1;
         cms[last] = 0x05;
         assert_eq!(judge(&cms, CONTENT, &nl.certificate), Err(Rejection::SignatureMalformed), "{form}");
+    }
+}
+
+/// One DER element.
+fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+    let n = content.len();
+    let length = match n {
+        0..0x80 => vec![n as u8],
+        0x80..0x100 => vec![0x81, n as u8],
+        0x100..0x1_0000 => vec![0x82, (n >> 8) as u8, n as u8],
+        _ => vec![0x83, (n >> 16) as u8, (n >> 8) as u8, n as u8],
+    };
+    [&[tag][..], &length, content].concat()
+}
+
+/// The elements within the DER element `der`, each with its header.
+fn parts(der: &[u8]) -> Vec<&[u8]> {
+    let header = |der: &[u8]| {
+        let digits = if der[1] < 0x80 { 0 } else { usize::from(der[1] & 0x7f) };
+        let long = der[2..2 + digits].iter().fold(0, |n, d| n << 8 | usize::from(*d));
+        (2 + digits, if digits == 0 { usize::from(der[1]) } else { long })
+    };
+    let mut rest = &der[header(der).0..];
+    let mut parts = Vec::new();
+    while !rest.is_empty() {
+        let (start, length) = header(rest);
+        let (part, after) = rest.split_at(start + length);
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+/// The same CMS with other entries in its list of digest algorithms, which no signature covers.
+fn with_digests(cms: &[u8], digests: &[Vec<u8>]) -> Vec<u8> {
+    let [id, content] = parts(cms)[..] else { panic!() };
+    let data = parts(parts(content)[0]);
+    let list = element(0x31, &digests.concat());
+    let data = [data[0], &list, &data[2..].concat()].concat();
+    element(0x30, &[id, &element(0xa0, &element(0x30, &data))].concat())
+}
+
+#[test]
+fn exactly_the_digest_of_the_signer_is_listed() {
+    let nl = identity("NL", Algorithm::P256);
+    let cms = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key");
+    let sha2 = |n, parameters: &[u8]| {
+        let oid = element(0x06, &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, n]);
+        element(0x30, &[&oid, parameters].concat())
+    };
+    let [sha256, sha384, sha512] = [1, 2, 3].map(|n| sha2(n, &[]));
+    for own in [sha256.clone(), sha2(1, &[0x05, 0])] {
+        assert_eq!(judge(&with_digests(&cms, &[own]), CONTENT, &nl.certificate), HOLDS);
+    }
+    // The same digest thousands of times, told apart by its parameters, which OpenSSL does not look at.
+    let many =
+        |n: u16| -> Vec<_> { (0..n).map(|i| sha2(1, &element(0x04, &[(i >> 8) as u8, i as u8]))).collect() };
+    let refused = |all: &[Vec<u8>]| judge(&with_digests(&cms, all), CONTENT, &nl.certificate);
+    for all in [many(3_000), vec![sha256.clone(); 3_000], many(2), vec![sha256.clone(); 2]] {
+        assert_eq!(refused(&all), Err(Rejection::SignatureAlgorithm), "{} entries", all.len());
+    }
+    assert_eq!(refused(&many(20_000)), Err(Rejection::SignatureMalformed), "longer than {MAX_BYTES} bytes");
+    let two = vec![sha256.clone(), sha384.clone()];
+    let three = [&two[..], &[sha512]].concat();
+    for other in [vec![], vec![sha384], two, three] {
+        assert_eq!(refused(&other), Err(Rejection::SignatureAlgorithm), "{other:?}");
     }
 }
 
