@@ -205,7 +205,7 @@ fn signature(
     network: &Network,
     now: Millis,
 ) -> Result<Hash, Rejected> {
-    let mut cms = Detached::read(cms).map_err(|reason| Rejected::new(reason, signature_hint(reason)))?;
+    let cms = Detached::read(cms).map_err(|reason| Rejected::new(reason, signature_hint(reason)))?;
     let named: Vec<&Registered> = network
         .certificates()
         .iter()

@@ -189,7 +189,7 @@ fn read_manifest(bytes: &Bytes) -> Result<Manifest, Break> {
 }
 
 fn origin_holds(cms: &[u8], canonical: &[u8], manifest: &Manifest, network: &Network) -> bool {
-    let Ok(mut cms) = Detached::read(cms) else { return false };
+    let Ok(cms) = Detached::read(cms) else { return false };
     network
         .registered(&manifest.signing_certificate, Use::Signing)
         .filter(|r| r.country == manifest.origin && r.in_force(manifest.created_at))

@@ -42,7 +42,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 
 /// A CMS whose structure is sound. Whether it signs anything is a question for [`Detached::verify`].
 pub struct Detached {
-    cms: CmsContentInfo,
+    der: Vec<u8>,
     signer: SignerIdentifier,
 }
 
@@ -86,7 +86,7 @@ impl Detached {
         if digest.oid != signer.digest_alg.oid {
             return Err(Rejection::SignatureAlgorithm);
         }
-        Ok(Self { cms, signer: signer.sid.clone() })
+        Ok(Self { der, signer: signer.sid.clone() })
     }
 
     /// Whether the CMS names `certificate` as its signer's.
@@ -105,7 +105,9 @@ impl Detached {
 
     /// Whether this is a signature of `content` by the holder of `certificate`. Costs one public-key operation.
     #[must_use]
-    pub fn verify(&mut self, content: &[u8], certificate: &Certificate) -> bool {
+    pub fn verify(&self, content: &[u8], certificate: &Certificate) -> bool {
+        // Read anew each time: OpenSSL remembers the first certificate that fits and ignores any other from then on.
+        let Ok(mut cms) = CmsContentInfo::from_der(&self.der) else { return false };
         let Ok(mut only) = Stack::new() else { return false };
         if only.push(certificate.x509().clone()).is_err() {
             return false;
@@ -115,7 +117,7 @@ impl Detached {
             | CMSOptions::NOINTERN
             | CMSOptions::BINARY
             | CMSOptions::DETACHED;
-        let holds = self.cms.verify(Some(&only), None, Some(content), None, flags).is_ok();
+        let holds = cms.verify(Some(&only), None, Some(content), None, flags).is_ok();
         if !holds {
             // OpenSSL queues its reasons per thread; nobody else should find them there.
             let _ = openssl::error::ErrorStack::get();

@@ -102,7 +102,7 @@ impl Network {
     /// # Errors
     /// [`UntrustedNetwork`].
     pub fn open(record: &NetworkRecord, anchors: &[Certificate]) -> Result<Self, UntrustedNetwork> {
-        let mut signature = Detached::read(&record.signature).map_err(UntrustedNetwork::Signature)?;
+        let signature = Detached::read(&record.signature).map_err(UntrustedNetwork::Signature)?;
         if !anchors.iter().any(|a| signature.names(a) && signature.verify(&record.document, a)) {
             return Err(UntrustedNetwork::Anchor(record.version));
         }
