@@ -98,8 +98,11 @@ def signing_certificates(document, country, digest, at):
 
 
 # --- Batches and chains ----------------------------------------------------------------------------------------------
+START = 0, bytes(32), 0, 0
+
+
 class Chains:
-    """Per origin: sequence and manifest hash of the last batch."""
+    """Per origin: sequence and manifest hash of the last batch, its network version, and when it was made."""
 
     def __init__(self, country, network, schemas, complete):
         self.country, self.network, self.schemas, self.complete = country, network, schemas, complete
@@ -126,25 +129,27 @@ class Chains:
         if cms is not None:
             certificates = signing_certificates(document, m["origin"], m["signing_certificate"], at)
             need(any(cms_holds(cms, signed, c) for c in certificates), "the origin's signature does not hold")
-        sequence, previous = self.ends.get(m["origin"], (0, bytes(32)))
-        if self.complete or sequence:
+        sequence, previous, version, made = self.ends.get(m["origin"], START)
+        if self.complete or m["origin"] in self.ends:
             need(m["sequence"] == sequence + 1, f"sequence {m['sequence']} follows {sequence}")
             need(m["previous"] == previous, "it names another predecessor")
-        self.ends[m["origin"]] = m["sequence"], sha256(record["manifest"]).digest()
+            # A signing key that was withdrawn still holds for the past, so no batch may go back there.
+            need(m["network_version"] >= version and at >= made, f"it is older than sequence {sequence}")
+        self.ends[m["origin"]] = m["sequence"], sha256(record["manifest"]).digest(), m["network_version"], at
         # The first key is the lowest bit of the first byte.
         return m, [key for i, key in enumerate(keys) if record["new"][i // 8] >> i % 8 & 1]
 
     def checkpoint(self, record, binary):
         """A signed statement of how far a chain goes: what is missing at its end shows here."""
-        last, unsigned = max(self.network.versions), binary[:-64] + bytes(64)
-        document, message = self.network.version(last), b"keyferry checkpoint v1\0" + unsigned
-        check_hub_signature(document, record["signing_key"], record["at"], message, record["signature"])
+        origin, version, at = record["origin"], record["network_version"], record["at"]
+        document, message = self.network.version(version), b"keyferry checkpoint v1\0" + binary[:-64] + bytes(64)
+        check_hub_signature(document, record["signing_key"], at, message, record["signature"])
         need((record["network"], record["destination"]) == (document["network"], self.country), "it is not for here")
-        stated = record["sequence"], record["manifest"]
-        if self.complete or record["origin"] in self.ends:
-            need(stated == self.ends.get(record["origin"], (0, bytes(32))), f"it states sequence {stated[0]}")
-        elif stated[0]:
-            self.ends[record["origin"]] = stated
+        stated, end = (record["sequence"], record["manifest"]), self.ends.get(origin, START)
+        if self.complete or origin in self.ends:
+            need(version >= end[2], f"it names network version {version} behind {end[2]}")
+            need(stated == end[:2], f"it states sequence {stated[0]}")
+        self.ends.setdefault(origin, (*stated, version, at))
 
 
 def records(consumer, follow=False):

@@ -115,6 +115,8 @@ record! {
     Checkpoint: "Checkpoint" {
         /// Name of the network.
         network: String,
+        /// Version of the network document in force when this was stated: its signature is verified under this one.
+        network_version: i64,
         /// Start of the chain.
         origin: Country,
         /// End of the chain.
@@ -123,7 +125,7 @@ record! {
         sequence: i64,
         /// SHA-256 of its manifest; zeros if there was none.
         manifest: Hash,
-        /// When this was stated, by the pipeline's clock.
+        /// When this was stated, by the pipeline's clock: no batch after it is made earlier.
         at: Millis,
         /// Name of the Ed25519 key.
         signing_key: String,

@@ -2,20 +2,23 @@
 //!
 //! Everyone who verifies uses this: the distribution service, `keyferry verify`, and the tests.
 
+mod links;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+pub use links::{Chains, Link};
+
 use crate::{
     avro::Record,
-    batch::{Checkpoint, Level, MANIFEST_VERSION, Manifest, SignedBatch, manifest_signature_holds, sha256},
+    batch::{Level, MANIFEST_VERSION, Manifest, SignedBatch, manifest_signature_holds, sha256},
     canonical::Canonical,
     cms::Detached,
     country::Country,
     efgs::{self, DiagnosisKey, Encoding},
     network::{Network, Use},
     records::Hash,
-    time::Millis,
 };
 
 /// What is wrong with a batch, a checkpoint or a chain.
@@ -56,6 +59,17 @@ pub enum Break {
     /// It does not follow the batch before it.
     #[error("it names another predecessor than sequence {0}")]
     Predecessor(i64),
+    /// It names an older network version than what it follows: its signing key may have been withdrawn since.
+    #[error("it names network version {found} behind version {last}")]
+    NetworkVersionFell {
+        /// Of what it follows.
+        last: i64,
+        /// Its own.
+        found: i64,
+    },
+    /// It says that it was made before what it follows: its signing key may have ended since.
+    #[error("it was made before sequence {0}, which it follows")]
+    TimeFell(i64),
     /// A checkpoint states another end of the chain than what was received.
     #[error("a checkpoint states sequence {stated}, and {received} was received")]
     Checkpoint {
@@ -194,94 +208,4 @@ fn origin_holds(cms: &[u8], canonical: &[u8], manifest: &Manifest, network: &Net
         .registered(&manifest.signing_certificate, Use::Signing)
         .filter(|r| r.country == manifest.origin && r.in_force(manifest.created_at))
         .any(|r| cms.names(&r.certificate) && cms.verify(canonical, &r.certificate))
-}
-
-/// How far the chain from one origin goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Link {
-    /// Sequence of the last batch.
-    pub sequence: i64,
-    /// SHA-256 of its manifest.
-    pub manifest: Hash,
-    /// When it was made.
-    pub at: Millis,
-}
-
-/// All chains that end at one destination, each at its last verified batch.
-#[derive(Debug, Clone)]
-pub struct Chains {
-    destination: Country,
-    links: BTreeMap<Country, Link>,
-}
-
-impl Chains {
-    /// Chains of which nothing was received yet.
-    #[must_use]
-    pub fn new(destination: Country) -> Self {
-        Self { destination, links: BTreeMap::new() }
-    }
-
-    /// Chains that were verified up to `links` before.
-    #[must_use]
-    pub fn resume(destination: Country, links: BTreeMap<Country, Link>) -> Self {
-        Self { destination, links }
-    }
-
-    /// The end of each chain.
-    #[must_use]
-    pub fn links(&self) -> &BTreeMap<Country, Link> {
-        &self.links
-    }
-
-    /// Appends a verified batch.
-    ///
-    /// # Errors
-    /// A [`Break`] if it is for another country, or does not follow the batch before it; the chain stays as it was.
-    pub fn append(&mut self, batch: &VerifiedBatch) -> Result<(), Break> {
-        let manifest = &batch.manifest;
-        if manifest.destination != self.destination {
-            return Err(Break::Destination(manifest.destination));
-        }
-        let (last, predecessor) =
-            self.links.get(&manifest.origin).map_or((0, [0; 32]), |l| (l.sequence, l.manifest));
-        if manifest.sequence != last + 1 {
-            return Err(Break::Sequence { last, found: manifest.sequence });
-        }
-        if manifest.previous != predecessor {
-            return Err(Break::Predecessor(last));
-        }
-        let link = Link { sequence: manifest.sequence, manifest: batch.hash, at: manifest.created_at };
-        self.links.insert(manifest.origin, link);
-        Ok(())
-    }
-
-    /// Holds a checkpoint against what was received; on an empty chain, verification starts there.
-    ///
-    /// # Errors
-    /// A [`Break`] if its signature does not hold, or it states another end of the chain.
-    pub fn checkpoint(&mut self, checkpoint: &Checkpoint, network: &Network) -> Result<(), Break> {
-        if checkpoint.destination != self.destination {
-            return Err(Break::Destination(checkpoint.destination));
-        }
-        if checkpoint.network != network.name() {
-            return Err(Break::Network(checkpoint.network.clone()));
-        }
-        let key = network
-            .signing_key(&checkpoint.signing_key, checkpoint.at)
-            .ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()))?;
-        if !checkpoint.holds(key) {
-            return Err(Break::Signature);
-        }
-        let stated = Link { sequence: checkpoint.sequence, manifest: checkpoint.manifest, at: checkpoint.at };
-        match self.links.get(&checkpoint.origin) {
-            Some(l) if (l.sequence, l.manifest) == (stated.sequence, stated.manifest) => Ok(()),
-            Some(l) => Err(Break::Checkpoint { stated: stated.sequence, received: l.sequence }),
-            None => {
-                if stated.sequence > 0 {
-                    self.links.insert(checkpoint.origin, stated);
-                }
-                Ok(())
-            }
-        }
-    }
 }

@@ -165,7 +165,7 @@ records! {
         data_class created_at signing_key
     }
     SignedBatch { manifest signature keys new origin_signature }
-    Checkpoint { network origin destination sequence manifest at signing_key signature }
+    Checkpoint { network network_version origin destination sequence manifest at signing_key signature }
 }
 
 /// Runs a check for every type that stands on a topic.

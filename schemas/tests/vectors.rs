@@ -283,6 +283,7 @@ fn checkpoints() {
     let of = &good["checkpoint"];
     let ours = Checkpoint {
         network: text(&of["network"]).into(),
+        network_version: number(&of["network_version"]),
         origin: country(&of["origin"]),
         destination: country(&of["destination"]),
         sequence: number(&of["sequence"]),

@@ -205,7 +205,7 @@ def avro_manifest(fields):
 def avro_checkpoint(fields, signature):
     def text(name):
         return zigzag(len(fields[name])) + fields[name].encode()
-    return (text("network") + text("origin") + text("destination") + zigzag(fields["sequence"])
+    return (text("network") + zigzag(fields["network_version"]) + text("origin") + text("destination") + zigzag(fields["sequence"])
             + bytes.fromhex(fields["manifest"]) + zigzag(fields["at"]) + text("signing_key") + signature)
 
 
@@ -316,11 +316,11 @@ def signed_vectors():
     write("batches", {"about": {"seed": hub.seed.hex(), "public_key": hub.public.hex(),
                                 "label": "keyferry manifest v1\\0"}, "good": [whole, subset],
                       "bad": bad_fields(whole, hub) + bad_parts(whole, subset, hub)})
-    point = {"network": "vectors", "origin": "NL", "destination": "DE", "sequence": 2, "manifest": subset["sha256"],
-             "at": 1603026000000, "signing_key": "hub-1"}
+    point = {"network": "vectors", "network_version": 1, "origin": "NL", "destination": "DE", "sequence": 2,
+             "manifest": subset["sha256"], "at": 1603026000000, "signing_key": "hub-1"}
     signature = hub.checkpoint(point)
-    changes = {"network": "other", "origin": "FR", "destination": "FR", "sequence": 1, "manifest": whole["sha256"],
-               "at": 1603026000001, "signing_key": "hub-2"}
+    changes = {"network": "other", "network_version": 2, "origin": "FR", "destination": "FR", "sequence": 1,
+               "manifest": whole["sha256"], "at": 1603026000001, "signing_key": "hub-2"}
     write("checkpoints", {
         "good": [{"name": "after_two_batches", "checkpoint": point, "signature": signature.hex(),
                   "avro": avro_checkpoint(point, signature).hex()}],

@@ -12,7 +12,6 @@ use keyferry_schemas::{
     batch::{Checkpoint, Manifest, SignedBatch},
     chain::{Break, Chains, Link, VerifiedBatch},
     country::Country,
-    network::Network,
 };
 
 use crate::{
@@ -186,9 +185,7 @@ impl Intake {
     }
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint, networks: &Versions) -> Result<(), Reason> {
-        let network = signed_under(checkpoint, networks)
-            .ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()))?;
-        Ok(self.chains.checkpoint(checkpoint, network)?)
+        Ok(self.chains.checkpoint(checkpoint, networks)?)
     }
 
     /// Number of the log object after which it goes on; 0 before the first.
@@ -242,7 +239,7 @@ impl Intake {
         }
         let logged = self.pending.iter().take_while(|b| b.offset < next).count();
         let last = self.pending.drain(..logged).last().ok_or(Diverged)?;
-        // Their chains must end where ours ended after the same batch. Times are for people and no part of a chain.
+        // Their chains must end where ours ended after the same batch; version and time of a batch stand in its hash.
         let ends = |links: &BTreeMap<Country, Link>| -> Vec<_> {
             links.iter().map(|(origin, l)| (*origin, l.sequence, l.manifest)).collect()
         };
@@ -284,7 +281,7 @@ impl Read {
         match self {
             Self::Nothing | Self::Garbage(_) => true,
             Self::Batch(batch) => manifest(batch).is_none_or(|m| networks.contains_key(&m.network_version)),
-            Self::Checkpoint(checkpoint) => signed_under(checkpoint, networks).is_some(),
+            Self::Checkpoint(checkpoint) => networks.contains_key(&checkpoint.network_version),
         }
     }
 
@@ -300,11 +297,4 @@ impl Read {
 
 fn manifest(batch: &SignedBatch) -> Option<Manifest> {
     Manifest::from_avro(batch.manifest.clone()).ok()
-}
-
-/// The newest version in which the key of a checkpoint was in force: a checkpoint names no version.
-fn signed_under<'a>(checkpoint: &Checkpoint, networks: &'a Versions) -> Option<&'a Network> {
-    let in_force =
-        |network: &&'a Network| network.signing_key(&checkpoint.signing_key, checkpoint.at).is_some();
-    networks.values().rev().map(AsRef::as_ref).find(in_force)
 }

@@ -124,6 +124,8 @@ pub struct ChainEnd {
     pub sequence: i64,
     /// SHA-256 of its manifest.
     pub manifest_sha256: Hex,
+    /// Version of the network document under which it was made.
+    pub network_version: i64,
     /// When it was made.
     pub at: Timestamp,
 }
@@ -325,12 +327,22 @@ impl Upload {
 
 impl From<Link> for ChainEnd {
     fn from(link: Link) -> Self {
-        Self { sequence: link.sequence, manifest_sha256: Hex(link.manifest), at: link.at.timestamp() }
+        Self {
+            sequence: link.sequence,
+            manifest_sha256: Hex(link.manifest),
+            network_version: link.network_version,
+            at: link.at.timestamp(),
+        }
     }
 }
 
 impl From<ChainEnd> for Link {
     fn from(end: ChainEnd) -> Self {
-        Self { sequence: end.sequence, manifest: end.manifest_sha256.0, at: end.at.into() }
+        Self {
+            sequence: end.sequence,
+            manifest: end.manifest_sha256.0,
+            network_version: end.network_version,
+            at: end.at.into(),
+        }
     }
 }

@@ -95,6 +95,7 @@ fn a_subscriber_in_python_verifies_every_batch() {
     let (_, last) = hub.batches("NL").unwrap().pop().unwrap();
     let end = Checkpoint {
         network: hub.world.document.network.clone(),
+        network_version: hub.world.document.version,
         origin: "DE".parse().unwrap(),
         destination: "NL".parse().unwrap(),
         sequence: 2,

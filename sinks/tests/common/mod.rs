@@ -91,7 +91,7 @@ impl Hub {
         let manifest = Manifest {
             schema_version: 1,
             network: self.world.document.network.clone(),
-            network_version: 1,
+            network_version: self.world.document.version,
             batch_id: format!("{origin}-{destination}-{sequence}"),
             origin,
             destination,
@@ -133,6 +133,7 @@ impl Hub {
         let (network, signing_key) = (self.world.document.network.clone(), HUB_KEY.into());
         let unsigned = Checkpoint {
             network,
+            network_version: self.world.document.version,
             origin,
             destination,
             sequence,

@@ -91,6 +91,7 @@ impl Scene {
     fn checkpoint(&self, sequence: i64, manifest: Hash) -> KeysRecord {
         let checkpoint = Checkpoint {
             network: self.world.document.network.clone(),
+            network_version: 1,
             origin: country("DE"),
             destination: country("FR"),
             sequence,

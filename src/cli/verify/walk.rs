@@ -8,7 +8,6 @@ use keyferry_schemas::{
     batch::{Checkpoint, Manifest, SignedBatch},
     chain::{Break, Chains, Link, VerifiedBatch},
     country::Country,
-    network::Network,
 };
 
 use super::report::{Chain, Line, Report, begins, level};
@@ -71,8 +70,9 @@ impl<'a> Walk<'a> {
         }
         let mut chains = self.chains.take().unwrap_or_else(|| Chains::new(destination));
         if self.may_begin_late && sequence > 1 && !chains.links().contains_key(&origin) {
+            // Of what came before nothing is known but its hash.
             let before =
-                Link { sequence: sequence - 1, manifest: manifest.previous, at: manifest.created_at };
+                Link { sequence: sequence - 1, manifest: manifest.previous, ..Link::of(manifest, [0; 32]) };
             let mut links = chains.links().clone();
             links.insert(origin, before);
             chains = Chains::resume(destination, links);
@@ -95,11 +95,7 @@ impl<'a> Walk<'a> {
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
         let destination = *self.destination.get_or_insert(checkpoint.destination);
         let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
-        // It names no version: the newest in which its key was in force.
-        let in_force = |n: &&Network| n.signing_key(&checkpoint.signing_key, checkpoint.at).is_some();
-        let network = self.versions.values().rev().map(AsRef::as_ref).find(in_force);
-        let network = network.ok_or_else(|| Break::SigningKey(checkpoint.signing_key.clone()).to_string())?;
-        chains.checkpoint(checkpoint, network).map_err(|e| e.to_string())?;
+        chains.checkpoint(checkpoint, self.versions).map_err(|e| self.advise(&e))?;
         if checkpoint.sequence > 0 && !self.first.contains_key(&checkpoint.origin) {
             self.first.insert(checkpoint.origin, checkpoint.sequence.saturating_add(1));
             self.checkpoints.insert(checkpoint.origin);
