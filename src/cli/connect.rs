@@ -143,44 +143,40 @@ impl Connection {
             "{topic} was written with a schema registry: name it with --registry URL, or `registry` in --config"
         ))
     }
+}
 
-    /// First offset and present end of a topic.
-    pub(crate) fn bounds(&self, topic: &str) -> Result<(i64, i64), Fatal> {
-        let fatal = |e| self.kafka.fatal(topic, &e);
-        Tail::open(&self.kafka, topic, Isolation::Committed, Start::End)
-            .map_err(fatal)?
-            .bounds()
-            .map_err(fatal)
-    }
+/// First offset and present end of a topic.
+pub(crate) fn bounds(kafka: &Kafka, topic: &str) -> Result<(i64, i64), Fatal> {
+    let fatal = |e| kafka.fatal(topic, &e);
+    Tail::open(kafka, topic, Isolation::Committed, Start::End).map_err(fatal)?.bounds().map_err(fatal)
+}
 
-    /// Hands over every committed record of a topic before `end`.
-    pub(crate) fn read(
-        &self,
-        topic: &str,
-        end: i64,
-        mut each: impl FnMut(Record) -> Result<(), Fatal>,
-    ) -> Result<(), Fatal> {
-        let fatal = |e| self.kafka.fatal(topic, &e);
-        let mut tail =
-            Tail::open(&self.kafka, topic, Isolation::Committed, Start::Earliest).map_err(fatal)?;
-        let mut heard = Instant::now();
-        while tail.position() < end {
-            match tail.next(Duration::from_millis(200)).map_err(fatal)? {
-                Next::Record(record) if record.offset < end => {
-                    heard = Instant::now();
-                    each(record)?;
-                }
-                Next::Record(_) | Next::End => break,
-                Next::Timeout if heard.elapsed() > PATIENCE => {
-                    return Err(Fatal::unreachable(format_args!(
-                        "{topic} can not be read past offset {}: the brokers at {} do not answer",
-                        tail.position(),
-                        self.kafka.servers()
-                    )));
-                }
-                Next::Timeout => (),
+/// Hands over every committed record of a topic before `end`. That the brokers are silent for a while is no end.
+pub(crate) fn read(
+    kafka: &Kafka,
+    topic: &str,
+    end: i64,
+    mut each: impl FnMut(Record) -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
+    let fatal = |e| kafka.fatal(topic, &e);
+    let mut tail = Tail::open(kafka, topic, Isolation::Committed, Start::Earliest).map_err(fatal)?;
+    let mut heard = Instant::now();
+    while tail.position() < end {
+        match tail.next(Duration::from_millis(200)).map_err(fatal)? {
+            Next::Record(record) if record.offset < end => {
+                heard = Instant::now();
+                each(record)?;
             }
+            Next::Record(_) | Next::End => break,
+            Next::Timeout if heard.elapsed() > PATIENCE => {
+                return Err(Fatal::unreachable(format_args!(
+                    "{topic} can not be read past offset {}: the brokers at {} do not answer",
+                    tail.position(),
+                    kafka.servers()
+                )));
+            }
+            Next::Timeout => (),
         }
-        Ok(())
     }
+    Ok(())
 }

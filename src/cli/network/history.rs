@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyferry_runtime::{codec::Codec, exit::Fatal, network::Versions, tail::Record, topics::list};
 use keyferry_schemas::{certificate::Certificate, network::Network, records::NetworkRecord, topics};
 
-use crate::cli::Connection;
+use crate::cli::{self, Connection, bounds};
 
 /// A version as it was published.
 pub(crate) struct Published {
@@ -23,8 +23,8 @@ pub(crate) fn read(connection: &Connection) -> Result<Vec<Published>, Fatal> {
     }
     let mut all: Vec<Published> = Vec::new();
     let (mut passed_over, mut lacks_registry) = (0, false);
-    let (_, end) = connection.bounds(topics::NETWORK)?;
-    connection.read(topics::NETWORK, end, |record| {
+    let (_, end) = bounds(&connection.kafka, topics::NETWORK)?;
+    cli::read(&connection.kafka, topics::NETWORK, end, |record| {
         let offset = record.offset;
         lacks_registry |= connection.lacks_registry(record.value.as_ref());
         match accept(record, &codec, &anchors, all.last()) {

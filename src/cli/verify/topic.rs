@@ -5,7 +5,7 @@ use keyferry_runtime::{codec::Codec, exit::Fatal, tail::Record};
 use keyferry_schemas::{country::Country, topics};
 
 use super::{Proof, walk::Walk};
-use crate::cli::Connection;
+use crate::cli::{Connection, bounds, read};
 
 /// Which topic.
 #[derive(Args)]
@@ -22,11 +22,11 @@ pub(super) fn run(args: &Topic) -> Result<(), Fatal> {
     let codec = connection.codec()?;
     let topic = topics::keys(args.country);
     // The end first, then the versions, so that every version is known that a batch before that end names.
-    let (low, end) = connection.bounds(&topic)?;
+    let (low, end) = bounds(&connection.kafka, &topic)?;
     let versions = args.proof.versions(true)?;
     let mut walk = Walk::new(topic.clone(), &versions, Some(args.country), low > 0);
     let mut fault = None;
-    connection.read(&topic, end, |record| {
+    read(&connection.kafka, &topic, end, |record| {
         if connection.lacks_registry(record.value.as_ref()) {
             return Err(Connection::no_registry(&topic));
         }
