@@ -34,6 +34,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// A key that came with a download.
 pub(super) struct Arrival {
     pub key_data: Vec<u8>,
+    pub report_type: i32,
     pub at: Instant,
 }
 
@@ -201,7 +202,11 @@ impl Backend {
         let keys = efgs::decode_joined(answer.bytes().await?)?;
         let at = Instant::now();
         if let Ok(mut arrivals) = self.arrivals.lock() {
-            arrivals.extend(keys.into_iter().map(|k| Arrival { key_data: k.key_data.to_vec(), at }));
+            arrivals.extend(keys.into_iter().map(|k| Arrival {
+                key_data: k.key_data.to_vec(),
+                report_type: k.report_type,
+                at,
+            }));
         }
         Ok(Some(tag))
     }

@@ -1,29 +1,27 @@
 //! What became of the uploads: by the answers, by the ledgers, by the downloads, by `keyferry verify`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use keyferry_runtime::{
-    kafka::Isolation,
-    tail::{Next, Start, Tail},
-};
+use keyferry_runtime::exit::Fatal;
 use keyferry_schemas::{
     records::{LedgerEntry, Outcome},
     rejection::Rejection,
     topics,
 };
+use serde_json::{Value, json};
 
 use super::{
     COUNTRIES,
     backend::{Answer, Backend},
-    plan::Plan,
+    plan::{Keys, Plan, Upload},
     say,
     stage::Stage,
 };
-use crate::cli::table;
+use crate::cli::{bounds, read, table};
 
 /// All answers of the gateway.
 #[derive(Default)]
@@ -48,29 +46,33 @@ struct Origin {
     refused: BTreeMap<String, usize>,
 }
 
+impl Origin {
+    fn refused(&self) -> String {
+        let reasons: Vec<_> = self.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
+        reasons.join(", ")
+    }
+}
+
 /// Compares everything with the plan and prints the summary; tells whether all is as it must be.
-pub(super) async fn summary(
-    plan: &Plan,
-    answers: &Answers,
-    backends: &[Backend],
-    stage: &Stage,
-) -> Result<bool> {
+pub(super) fn summary(plan: &Plan, answers: &Answers, backends: &[Backend], stage: &Stage) -> Result<bool> {
     let mut wrong = wrong_answers(plan, answers);
     let mut rows = Vec::new();
     for country in COUNTRIES {
         let (is, must) = (decided(stage, country)?, planned(plan, country));
-        let reasons: Vec<_> = is.refused.iter().map(|(code, n)| format!("{code} {n}")).collect();
         rows.push([
             country.into(),
             is.accepted.to_string(),
             is.duplicate.to_string(),
             is.revised.to_string(),
-            reasons.join(", "),
+            is.refused(),
         ]);
         if is != must {
             wrong.push(format!(
-                "{country} must have {} accepted, {} duplicate, {} revised",
-                must.accepted, must.duplicate, must.revised
+                "{country} must have {} accepted, {} duplicate, {} revised, and refused: {}",
+                must.accepted,
+                must.duplicate,
+                must.revised,
+                must.refused()
             ));
         }
     }
@@ -82,7 +84,8 @@ pub(super) async fn summary(
     for backend in backends {
         let country = backend.country();
         let (keys, distinct, mut times) = backend.arrivals(|arrivals| {
-            let distinct: BTreeSet<_> = arrivals.iter().map(|a| a.key_data.clone()).collect();
+            // Of a key that was revised, as it came last.
+            let distinct: Keys = arrivals.iter().map(|a| (a.key_data.clone(), a.report_type)).collect();
             let times: Vec<_> =
                 arrivals.iter().filter_map(|a| Some(a.at.duration_since(*ways.get(&a.key_data)?))).collect();
             (arrivals.len(), distinct, times)
@@ -98,11 +101,17 @@ pub(super) async fn summary(
             at(&times, 99),
             shown,
         ]);
-        if distinct != *plan.must_arrive(country)?
-            || keys != plan.downloads(country, &uploaded)
-            || proof.is_err()
-        {
-            wrong.push(format!("{country} must have {} keys", plan.must_arrive(country)?.len()));
+        let (must, downloads) = (plan.must_arrive(country)?, plan.downloads(country, &uploaded));
+        if distinct != *must || keys != downloads || proof.is_err() {
+            let types = distinct.iter().filter(|(key, is)| must.get(*key).is_some_and(|must| must != *is));
+            wrong.push(format!(
+                "{country} must have {} keys by {downloads} downloaded, and verify; {} have another report type",
+                must.len(),
+                types.count()
+            ));
+        }
+        if times.is_empty() {
+            wrong.push(format!("{country} got no upload of one key, so that nothing was timed"));
         }
     }
     let head = ["destination", "keys", "downloaded", "p50 ms", "p99 ms", "verified"];
@@ -120,17 +129,28 @@ pub(super) async fn summary(
     Ok(wrong.is_empty())
 }
 
-fn wrong_answers(plan: &Plan, answers: &Answers) -> Vec<String> {
-    let wrong = |answer: &&Answer| {
-        let upload = &plan.of(&answer.origin).all()[answer.index];
-        let code = upload.code.map(Rejection::code).unwrap_or_default();
-        answer.status != upload.status || !answer.body.contains(code)
-    };
+/// One line for each answer that is not as planned.
+pub(super) fn wrong_answers(plan: &Plan, answers: &Answers) -> Vec<String> {
+    let wrong = |answer: &&Answer| !is_right(&plan.of(&answer.origin).all()[answer.index], answer);
     let line = |answer: &Answer| {
         let upload = &plan.of(&answer.origin).all()[answer.index];
         format!("{} was answered {} and not {}: {}", upload.tag, answer.status, upload.status, answer.body)
     };
     answers.all.iter().filter(wrong).map(line).collect()
+}
+
+/// By its status, and by what stands in it: the code of a refusal, the indexes of keys that were taken and not taken.
+fn is_right(upload: &Upload, answer: &Answer) -> bool {
+    let body: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+    let content = match (upload.code, upload.status) {
+        (Some(code), _) => body["code"] == code.code(),
+        (None, 207) => {
+            let taken: Vec<_> = (0..upload.keys.len()).filter(|i| !upload.not_taken.contains(i)).collect();
+            body == json!({ "201": taken, "409": upload.not_taken, "500": [] })
+        }
+        (None, _) => answer.body.is_empty(),
+    };
+    answer.status == upload.status && content
 }
 
 fn planned(plan: &Plan, country: &str) -> Origin {
@@ -152,12 +172,13 @@ fn planned(plan: &Plan, country: &str) -> Origin {
 /// What the ledger says.
 fn decided(stage: &Stage, country: &str) -> Result<Origin> {
     let codec = stage.codec()?;
-    let mut tail =
-        Tail::open(&stage.kafka(), &topics::ledger(country.parse()?), Isolation::Committed, Start::Earliest)?;
+    let (kafka, topic) = (stage.kafka(), topics::ledger(country.parse()?));
+    let (_, end) = bounds(&kafka, &topic)?;
     let mut sum = Origin::default();
     let count = |n: i32| usize::try_from(n).unwrap_or(0);
-    while let Next::Record(record) = tail.next(Duration::from_secs(5))? {
-        let entry: LedgerEntry = codec.decode(record.value.unwrap_or_default())?;
+    read(&kafka, &topic, end, |record| {
+        let entry = codec.decode(record.value.unwrap_or_default());
+        let entry: LedgerEntry = entry.map_err(|e| Fatal::untrusted(format_args!("{topic}: {e}")))?;
         sum.accepted += count(entry.keys_accepted);
         sum.revised += count(entry.keys_revised);
         match (entry.outcome, entry.code) {
@@ -174,7 +195,8 @@ fn decided(stage: &Stage, country: &str) -> Result<Origin> {
                 }
             }
         }
-    }
+        Ok(())
+    })?;
     Ok(sum)
 }
 

@@ -88,7 +88,7 @@ async fn play(args: &DemoArgs) -> Result<()> {
         () = shutdown.wait() => None,
     };
     let Some(answers) = played else { return Ok(()) };
-    let passed = check::summary(&plan, &answers, &backends, &stage).await?;
+    let passed = check::summary(&plan, &answers, &backends, &stage)?;
     if args.keep {
         out(stage.invitation())?;
         shutdown.wait().await;
@@ -164,3 +164,6 @@ async fn progress(backends: Vec<Backend>, expected: usize) -> Result<()> {
 fn say(line: &str) -> Result<()> {
     out(line).context("standard output")
 }
+
+#[cfg(test)]
+mod tests;

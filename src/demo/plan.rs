@@ -1,6 +1,6 @@
 //! What is uploaded, and what must become of it: written down before anything is sent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use keyferry_runtime::clock::{Clock, SystemClock};
@@ -32,6 +32,8 @@ pub(super) struct Upload {
     pub revised: usize,
     pub duplicate: usize,
     pub invalid: usize,
+    /// Indexes of the keys that an answer of 207 lists as not taken.
+    pub not_taken: Vec<usize>,
     /// Keys that come with a download of each country.
     downloads: BTreeMap<&'static str, usize>,
 }
@@ -62,9 +64,12 @@ impl Uploads {
 /// Everything that is uploaded.
 pub(super) struct Plan {
     of: BTreeMap<String, Uploads>,
-    /// By destination: the key data that must arrive.
-    must_arrive: BTreeMap<&'static str, BTreeSet<Vec<u8>>>,
+    /// By destination: the keys that must arrive.
+    must_arrive: BTreeMap<&'static str, Keys>,
 }
+
+/// Report types by key data, each as it came last.
+pub(super) type Keys = BTreeMap<Vec<u8>, i32>;
 
 impl Plan {
     /// A plan with about `keys` keys.
@@ -97,6 +102,7 @@ impl Plan {
         let known = first[100..200].to_vec();
         let mut mixed = self.taken(origin, "duplicates", [known.clone(), fresh(100)].concat());
         (mixed.status, mixed.accepted, mixed.duplicate) = (207, 100, known.len());
+        mixed.not_taken = (0..known.len()).collect();
         all.push(mixed);
 
         let confirmed = first[..50].iter().map(|k| DiagnosisKey { report_type: 1, ..k.clone() }).collect();
@@ -133,7 +139,7 @@ impl Plan {
             let revises = tag == "revisions";
             let some: Vec<_> = keys
                 .iter()
-                .filter(|k| wanted(k) && (revises || !arrived.contains(k.key_data.as_ref())))
+                .filter(|k| wanted(k) && (revises || !arrived.contains_key(k.key_data.as_ref())))
                 .collect();
             // If all of them are wanted, the upload travels whole, known keys included.
             let whole = keys.iter().all(wanted);
@@ -144,7 +150,7 @@ impl Plan {
             } else {
                 some.len()
             };
-            arrived.extend(some.iter().map(|k| k.key_data.to_vec()));
+            arrived.extend(some.iter().map(|k| (k.key_data.to_vec(), k.report_type)));
             downloads.insert(destination, count);
         }
         let accepted = keys.len();
@@ -158,6 +164,7 @@ impl Plan {
             revised: 0,
             duplicate: 0,
             invalid: 0,
+            not_taken: Vec::new(),
             downloads,
         }
     }
@@ -170,7 +177,8 @@ impl Plan {
         }
         let good: Vec<_> = keys.iter().enumerate().filter(|(i, _)| *i != 4).map(|(_, k)| k).collect();
         let for_nl: Vec<_> = good.iter().filter(|k| k.visited_countries.iter().any(|c| c == "NL")).collect();
-        self.must_arrive.entry("NL").or_default().extend(for_nl.iter().map(|k| k.key_data.to_vec()));
+        let arrived = self.must_arrive.entry("NL").or_default();
+        arrived.extend(for_nl.iter().map(|k| (k.key_data.to_vec(), k.report_type)));
         let downloads = [("NL", for_nl.len())].into();
         let accepted = good.len();
         Upload {
@@ -178,6 +186,7 @@ impl Plan {
             code: None,
             accepted,
             invalid: 1,
+            not_taken: vec![4],
             downloads,
             ..refused("expired", keys, Rejection::InvalidKeys)
         }
@@ -198,8 +207,8 @@ impl Plan {
         self.of.values().flat_map(|u| &u.all).map(|u| u.keys.len()).sum()
     }
 
-    /// The key data that must arrive at a destination.
-    pub fn must_arrive(&self, destination: &str) -> Result<&BTreeSet<Vec<u8>>> {
+    /// The keys that must arrive at a destination.
+    pub fn must_arrive(&self, destination: &str) -> Result<&Keys> {
         self.must_arrive.get(destination).with_context(|| format!("nothing is planned for {destination}"))
     }
 
@@ -234,6 +243,7 @@ fn refused(tag: &str, keys: Vec<DiagnosisKey>, code: Rejection) -> Upload {
         revised: 0,
         duplicate: 0,
         invalid: 0,
+        not_taken: Vec::new(),
         downloads: BTreeMap::new(),
     }
 }
