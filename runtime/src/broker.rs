@@ -32,7 +32,7 @@ use rdkafka::{
 };
 use tempfile::TempDir;
 
-pub use config::default_jars;
+pub use config::{default_jars, free_ports};
 
 use crate::dependent::{Dependent, last_lines};
 

@@ -1,6 +1,7 @@
 //! A process that dies with us, however we die: the embedded broker, and the roles of the demo.
 
 use std::{
+    env,
     ffi::OsStr,
     fs::{self, OpenOptions},
     io::{self, Write as _},
@@ -53,7 +54,7 @@ impl Dependent {
         temporary: Option<&Path>,
     ) -> io::Result<Self> {
         let log = OpenOptions::new().create(true).append(true).open(log)?;
-        let mut child = Command::new("/bin/sh")
+        let mut child = without_settings(&mut Command::new("/bin/sh"))
             .args(["-c", LAUNCH, "keyferry-watchdog"])
             .arg(temporary.unwrap_or(Path::new("")))
             .arg(program)
@@ -129,6 +130,16 @@ impl Drop for Dependent {
             let _ = pipe.write_all(b"done\n");
         }
     }
+}
+
+/// Takes every `KEYFERRY_*` out of the environment of a program to be started: what an operator has exported is for the
+/// roles on his own cluster, and would go before the configuration that it is started with.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    let names = env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.to_string_lossy().starts_with("KEYFERRY_")) {
+        command.env_remove(name);
+    }
+    command
 }
 
 /// What a log says in its end about why, in one line: the last errors if there are any, else the last lines. Only

@@ -24,7 +24,7 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
-use tokio::{process::Command, task::JoinHandle};
+use tokio::process::Command;
 
 use super::{plan::Upload, stage::Stage};
 
@@ -153,6 +153,9 @@ impl Backend {
             .arg(at("signing.pem"))
             .arg("-inkey")
             .arg(at("signing.key"))
+            // Nothing of it outlives us, and Ctrl-C in a terminal is not for it.
+            .process_group(0)
+            .kill_on_drop(true)
             .output()
             .await
             .context("openssl")?;
@@ -161,19 +164,16 @@ impl Backend {
     }
 
     /// Downloads from today's first batch on, and whatever comes.
-    pub fn follow(&self) -> JoinHandle<()> {
-        let backend = self.clone();
-        tokio::spawn(async move {
-            let date = SystemClock.now().day().date().to_string();
-            let mut tag: Option<String> = None;
-            loop {
-                // A fault of the network is as good as nothing new: the next round asks again.
-                match backend.next(&date, tag.as_deref()).await {
-                    Ok(Some(next)) => tag = Some(next),
-                    _ => tokio::time::sleep(POLL).await,
-                }
+    pub async fn follow(self) {
+        let date = SystemClock.now().day().date().to_string();
+        let mut tag: Option<String> = None;
+        loop {
+            // A fault of the network is as good as nothing new: the next round asks again.
+            match self.next(&date, tag.as_deref()).await {
+                Ok(Some(next)) => tag = Some(next),
+                _ => tokio::time::sleep(POLL).await,
             }
-        })
+        }
     }
 
     /// Downloads the batch after `tag`, or the first; returns its tag.

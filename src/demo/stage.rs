@@ -1,42 +1,62 @@
 //! Everything that has to be there before the first upload: files, a broker, the network document, the roles.
 
 use std::{
-    net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use keyferry_runtime::{
-    broker::Broker,
+    broker::{Broker, free_ports},
     clock::{Clock, SystemClock},
     codec::Codec,
     config::KafkaConfig,
-    dependent::{Dependent, last_lines},
+    dependent::{Dependent, last_lines, without_settings},
     kafka::Kafka,
+    shutdown::Shutdown,
 };
 use keyferry_schemas::world::{Algorithm, HUB_KEY, Identity, World};
 use openssl::pkey::PKey;
 use tempfile::TempDir;
 
-use super::backend::Backend;
+use super::{INTERRUPTED, backend::Backend};
 
-/// The exchange while it runs. Everything ends and disappears with it.
+/// How long `SIGTERM` may take before `SIGKILL` follows.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The exchange while it runs. Everything ends and disappears with it, in the order of its fields: roles that have
+/// lost their broker, or a folder that is still written to, would leave something behind.
 pub(super) struct Stage {
-    folder: TempDir,
+    roles: Roles,
     broker: Broker,
-    roles: Mutex<Dependent>,
+    folder: TempDir,
     address: String,
     admin: String,
     /// The listener's own certificate.
     pub server: Identity,
 }
 
+/// The process of all roles.
+struct Roles(Option<Dependent>);
+
+impl Drop for Roles {
+    fn drop(&mut self) {
+        let ended = self.0.take().map_or(Ok(()), |roles| roles.terminate(STOP_LIMIT));
+        if let Err(error) = ended {
+            tracing::warn!(%error, "the roles were not stopped in order");
+        }
+    }
+}
+
 impl Stage {
-    /// Sets it. Blocks for some seconds.
-    pub fn set(world: &World, jars: Option<PathBuf>) -> Result<Self> {
+    /// Sets it. Blocks for some seconds; given up between two steps if `shutdown` is tripped.
+    pub fn set(world: &World, jars: Option<PathBuf>, shutdown: &Shutdown) -> Result<Self> {
+        let go_on = || match shutdown.is_tripped() {
+            true => Err(anyhow!(INTERRUPTED)),
+            false => Ok(()),
+        };
         let openssl = Command::new("openssl").arg("version").output();
         ensure!(
             openssl.is_ok_and(|o| o.status.success()),
@@ -45,9 +65,10 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("keyferry-demo-").tempdir()?;
         let path = folder.path();
         let broker = jars.into_iter().fold(Broker::builder(), |b, jars| b.jars(jars)).start()?;
+        go_on()?;
         let server = Identity::new("EU", "localhost", Algorithm::P256, SystemClock.now().timestamp())?;
         write_files(path, world, &server)?;
-        let (address, admin) = (free_address()?, free_address()?);
+        let [address, admin] = free_ports()?.map(|port| format!("127.0.0.1:{port}"));
         std::fs::write(
             path.join("keyferry.yaml"),
             configuration(path, broker.bootstrap_servers(), &address, &admin),
@@ -56,19 +77,21 @@ impl Stage {
             path,
             &["network", "sign", "network.yaml", "--anchor-key", "anchor.key", "--anchor-cert", "anchor.pem"],
         )?;
+        go_on()?;
         command(path, &["network", "apply", "network.yaml", "--config", "keyferry.yaml"])?;
+        go_on()?;
         let program = std::env::current_exe()?;
         let config = path.join("keyferry.yaml");
         let arguments = ["run".as_ref(), "--config".as_ref(), config.as_os_str()];
         let roles = Dependent::launch(&program, arguments, &path.join("keyferry.log"), Some(path))?;
-        Ok(Self { folder, broker, roles: Mutex::new(roles), address, admin, server })
+        Ok(Self { roles: Roles(Some(roles)), broker, folder, address, admin, server })
     }
 
     /// Waits until the roles answer.
-    pub async fn wait_until_ready(&self, backend: &Backend) -> Result<()> {
+    pub async fn wait_until_ready(&mut self, backend: &Backend) -> Result<()> {
         let give_up = Instant::now() + Duration::from_secs(60);
         while !backend.is_answered().await {
-            let ended = self.roles.lock().ok().and_then(|mut roles| roles.ended().ok().flatten());
+            let ended = self.roles.0.as_mut().and_then(|roles| roles.ended().ok().flatten());
             if ended.is_some() || Instant::now() > give_up {
                 bail!("the roles do not answer: {}", last_lines(&self.folder.path().join("keyferry.log"), 0));
             }
@@ -161,12 +184,11 @@ fn configuration(path: &Path, kafka: &str, address: &str, admin: &str) -> String
 }
 
 fn command(path: &Path, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(std::env::current_exe()?).args(arguments).current_dir(path).output()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    // Ctrl-C in a terminal reaches the whole group, and it is ours to handle.
+    without_settings(&mut command).args(arguments).current_dir(path).process_group(0);
+    let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "keyferry {}: {} ({})", arguments.join(" "), said.trim(), output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -86,6 +86,18 @@ fn bind(port: u16) -> Option<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()
 }
 
+/// Ports on 127.0.0.1 that are free at the moment: none twice, and none that an outgoing connection may be given.
+///
+/// # Errors
+/// [`BrokerError::PortTaken`] if there are not so many.
+pub fn free_ports<const N: usize>() -> Result<[u16; N], BrokerError> {
+    let (mut held, mut ports) = (Vec::new(), [0; N]);
+    for port in &mut ports {
+        *port = free_port(&mut held)?;
+    }
+    Ok(ports)
+}
+
 fn free_port(held: &mut Vec<TcpListener>) -> Result<u16, BrokerError> {
     // Starting at random keeps test processes that start together out of each other's way.
     let span = u64::from(PORTS.end - PORTS.start);
