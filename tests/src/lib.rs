@@ -7,6 +7,7 @@
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
+//! | [`operator`] | what an operator has: files, and the program |
 //! | [`program`] | the program itself, as an operator runs it |
 //! | [`raw`] | a producer without a library, for what no library writes |
 //! | [`wait`] | waiting for what has to come about |
@@ -16,6 +17,7 @@ pub mod downloads;
 pub mod front;
 pub mod hub;
 pub mod model;
+pub mod operator;
 pub mod program;
 pub mod raw;
 pub mod wait;

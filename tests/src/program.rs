@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use keyferry_runtime::dependent::without_settings;
 
 /// How a run ended.
 #[derive(Debug)]
@@ -37,9 +38,7 @@ pub fn path() -> Result<PathBuf> {
 /// It can not be started, or does not end within `patience`.
 pub fn run(arguments: &[&str], patience: Duration) -> Result<Run> {
     let mut command = Command::new(path()?);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("KEYFERRY_")) {
-        command.env_remove(name);
-    }
+    without_settings(&mut command);
     // What it says must be for people even where backtraces are wanted.
     command.env("RUST_BACKTRACE", "1").args(arguments);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -6,23 +6,21 @@
 //! Not here: what happens to uploads and downloads while all is well configured.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{path::Path, time::Duration};
-
 use jiff::Timestamp;
-use keyferry_runtime::broker::Broker;
+use keyferry_runtime::{broker::Broker, kafka::Isolation};
 use keyferry_schemas::{
-    network::Use,
-    world::{Algorithm, HUB_KEY, Identity, World},
+    network::{MemberState, StateSince, Use},
+    topics,
+    world::{Identity, World},
 };
-use keyferry_tests::program::{Run, run};
-use openssl::{
-    hash::MessageDigest,
-    pkey::{Id, PKey},
-    x509::X509,
+use keyferry_tests::{
+    hub::Hub,
+    operator::{PATIENCE, configuration, keyferry, prepare, write, write_network},
+    program::run,
 };
+use openssl::{hash::MessageDigest, pkey::PKey, x509::X509};
 
 const NOBODY: &str = "127.0.0.1:1";
-const PATIENCE: Duration = Duration::from_secs(50);
 
 /// A run that has to fail: its arguments, exit code, number of lines, and what they have to say.
 struct Case {
@@ -34,10 +32,6 @@ struct Case {
 
 fn case(arguments: impl Into<String>, code: i32, lines: usize, says: &[&'static str]) -> Case {
     Case { arguments: arguments.into(), code, lines, says: says.to_vec() }
-}
-
-fn keyferry(arguments: &str) -> Run {
-    run(&arguments.split_whitespace().collect::<Vec<_>>(), PATIENCE).unwrap()
 }
 
 /// Why a run was not as it had to be.
@@ -65,43 +59,6 @@ fn judge_all(cases: &[Case]) {
         runs.into_iter().filter_map(|run| run.join().unwrap().err()).collect()
     });
     assert!(bad.is_empty(), "{} of {}:\n{}", bad.len(), cases.len(), bad.join("\n"));
-}
-
-fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
-    std::fs::write(folder.join(name), bytes).unwrap();
-}
-
-/// A signed document, as `network sign` leaves it.
-fn write_network(folder: &Path, name: &str, world: &World) {
-    let record = world.publish().unwrap();
-    write(folder, name, &record.document);
-    write(folder, &format!("{name}.cms"), &record.signature);
-}
-
-/// The configuration of all roles. Their log is not what is looked at here.
-fn configuration(dir: &str, brokers: &str, anchor: &str) -> String {
-    format!(
-        "kafka: {{bootstrap_servers: '{brokers}'}}\ntrust_anchors: [{dir}/{anchor}.pem]\nlog: {{filter: 'off'}}\n\
-         http: {{listen: '127.0.0.1:0', tls: {{certificate: {dir}/server.pem, key: {dir}/server.key}}}}\n\
-         topics: {{replication_factor: 1, min_insync_replicas: 1}}\ngateway: {{}}\n\
-         process:\n  transactional_id: p-0\n  signing_keys: [{{id: {HUB_KEY}, file: {dir}/hub.pem}}]\n  \
-         fingerprint_secret: {{id: one, file: {dir}/fingerprint.hex}}\n\
-         distribute: {{store: {{local: {{path: {dir}/store}}}}}}\n"
-    )
-}
-
-fn prepare(folder: &Path, world: &World) {
-    let now = Timestamp::now();
-    let other = Identity::new("EU", "Another anchor", Algorithm::P256, now).unwrap();
-    let server = Identity::new("EU", "localhost", Algorithm::P256, now).unwrap();
-    for (name, identity) in [("anchor", &world.anchor), ("other", &other), ("server", &server)] {
-        write(folder, &format!("{name}.pem"), identity.certificate_pem().unwrap());
-        write(folder, &format!("{name}.key"), identity.key_pem().unwrap());
-    }
-    let hub_key = PKey::private_key_from_raw_bytes(&world.hub_key.to_bytes(), Id::ED25519).unwrap();
-    write(folder, "hub.pem", hub_key.private_key_to_pem_pkcs8().unwrap());
-    write(folder, "fingerprint.hex", "07".repeat(32));
-    write_network(folder, "network.yaml", world);
 }
 
 /// A certificate without extensions, as OpenSSL makes them unless told.
@@ -311,6 +268,43 @@ fn a_certificate_that_ended_is_shown_as_such() {
     let run = keyferry(&format!("network check {dir}/network.yaml --anchor {dir}/anchor.pem"));
     // It may stand there for what it once signed.
     assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+}
+
+#[test]
+fn a_version_is_published_once_and_no_lower_one_after_it() {
+    let mut hub = Hub::start(World::new(&["DE", "FR"], Timestamp::now()).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().display().to_string();
+    prepare(folder.path(), &hub.world);
+    write(folder.path(), "hub.yaml", configuration(&dir, hub.broker.bootstrap_servers(), "anchor"));
+    let keys = topics::keys("FR".parse().unwrap());
+    hub.put(&keys, b"for nobody any more".to_vec()).unwrap();
+    hub.world.document.version = 2;
+    let now = Timestamp::now();
+    hub.world.member_mut("FR").unwrap().states.push(StateSince { state: MemberState::Left, from: now });
+    write_network(folder.path(), "left.yaml", &hub.world);
+    let count = |topic: &str| hub.records(topic, Isolation::Committed).unwrap().len();
+    let apply = |file: &str| keyferry(&format!("network apply {dir}/{file} --config {dir}/hub.yaml"));
+
+    let again = apply("network.yaml");
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.out.contains("version 1 is published already"), "{}", again.out);
+    assert_eq!((count(topics::NETWORK), count(&keys)), (1, 1));
+
+    let dry = keyferry(&format!("network apply {dir}/left.yaml --config {dir}/hub.yaml --dry-run"));
+    assert!(dry.out.contains("would publish") && dry.out.contains("would delete the records"), "{}", dry.out);
+    assert_eq!((count(topics::NETWORK), count(&keys)), (1, 1));
+
+    let left = apply("left.yaml");
+    assert_eq!(left.code, Some(0), "{left:?}");
+    let line = |what: &str| left.out.lines().position(|l| l.starts_with(what)).unwrap();
+    assert!(line("published") < line("delete the records"), "{}", left.out);
+    assert_eq!((count(topics::NETWORK), count(&keys)), (2, 0));
+
+    let lower = apply("network.yaml");
+    assert_eq!((lower.code, lower.err.lines().count()), (Some(2), 1), "{lower:?}");
+    assert!(lower.err.contains("version: 1 is lower than 2, which is published"), "{}", lower.err);
+    assert_eq!(count(topics::NETWORK), 2);
 }
 
 #[test]

@@ -47,19 +47,20 @@ pub(super) fn run(args: &Apply) -> Result<(), Fatal> {
     let published = history::read(&connection)?;
     let is_new = is_new(args, &record, published.last())?;
     // Topics first: a role that hears of a member finds its topics.
-    let wanted: Vec<_> = shared().into_iter().chain(of_members(&network)).collect();
+    let wanted: Vec<_> = shared().into_iter().chain(of_members(&network, SystemClock.now())).collect();
     change(&connection, &wanted, args.safety, args.dry_run)?;
-    purge_left(&connection, &network, args.dry_run)?;
 
     let about = format!("network {}, version {}", record.network, record.version);
     match (is_new, args.dry_run) {
-        (false, _) => out(format_args!("{about} is published already: nothing to do")),
-        (true, true) => out(format_args!("would publish {about}")),
+        (false, _) => out(format_args!("{about} is published already: nothing to publish"))?,
+        (true, true) => out(format_args!("would publish {about}"))?,
         (true, false) => {
             publish(&connection, &record)?;
-            out(format_args!("published {about}"))
+            out(format_args!("published {about}"))?;
         }
     }
+    // Deleted records do not come back, so only what is in force may delete any.
+    purge_left(&connection, &network, args.dry_run)
 }
 
 /// Deletes what is left of members that have left by now. Running it again deletes what came since.
