@@ -2,12 +2,14 @@
 
 use clap::{Args, Subcommand};
 use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
     exit::Fatal,
     topics::{self, Found, TopicsConfig, apply},
 };
 use keyferry_schemas::{
     country::Country,
     network::{MemberState, Network},
+    time::Millis,
     topics::{Topic, of_member, shared},
 };
 
@@ -72,7 +74,8 @@ pub fn run(command: &Command) -> Result<(), Fatal> {
             let mut wanted = shared();
             if connection.has_anchors() {
                 let published = history::read(&connection)?;
-                wanted.extend(published.last().iter().flat_map(|p| of_members(&p.network)));
+                wanted
+                    .extend(published.last().iter().flat_map(|p| of_members(&p.network, SystemClock.now())));
             }
             wanted.extend(args.countries.iter().flat_map(|c| of_member(*c)));
             wanted.sort_by(|a, b| a.name.cmp(&b.name));
@@ -83,11 +86,11 @@ pub fn run(command: &Command) -> Result<(), Fatal> {
     }
 }
 
-/// The topics of all members but those that have left for good: theirs are purged.
-pub(crate) fn of_members(network: &Network) -> Vec<Topic> {
-    let members = &network.document().members;
-    let stays = members.iter().filter(|m| m.states.last().is_none_or(|s| s.state != MemberState::Left));
-    stays.flat_map(|m| of_member(m.country)).collect()
+/// The topics of all members but those that have left by `now`: theirs are purged. Who is going to leave still needs
+/// them, and who is going to join will.
+pub(crate) fn of_members(network: &Network, now: Millis) -> Vec<Topic> {
+    let stays = network.countries().filter(|c| network.state(*c, now) != MemberState::Left);
+    stays.flat_map(of_member).collect()
 }
 
 /// Applies and says what was changed.
@@ -137,4 +140,26 @@ fn differences(found: &Found) -> String {
         all.push("partitions should be 1".into());
     }
     if all.is_empty() { "-".into() } else { all.join(", ") }
+}
+
+#[cfg(test)]
+#[cfg(feature = "embedded-broker")]
+mod tests {
+    use jiff::Timestamp;
+    use keyferry_schemas::{network::StateSince, world::World};
+
+    use super::*;
+
+    #[test]
+    fn a_member_has_topics_until_the_day_it_leaves() {
+        let now = Timestamp::now();
+        let day = jiff::SignedDuration::from_hours(24);
+        let mut world = World::new(&["DE", "FR"], now).unwrap();
+        world.member_mut("FR").unwrap().states.push(StateSince { state: MemberState::Left, from: now + day });
+        let network = world.network().unwrap();
+        let names = |at: Timestamp| {
+            of_members(&network, at.into()).iter().filter(|t| t.name.ends_with(".fr")).count()
+        };
+        assert_eq!((names(now), names(now + day)), (3, 0));
+    }
 }
