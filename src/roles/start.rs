@@ -157,7 +157,9 @@ impl Roles {
         if let Some(Processor { stop, ended }) = self.processor {
             stop.trip();
             // A thread that panicked says nothing; its log does.
-            last = ended.await.unwrap_or(Ok(()));
+            let panicked =
+                || Fatal::failure("the processor ended unexpectedly while it stopped; its log says why");
+            last = ended.await.unwrap_or_else(|_| Err(panicked()));
         }
         if let Some(distribution) = self.distribution {
             distribution.stop().await;
@@ -230,4 +232,21 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(Fatal::failure("a part ended unexpectedly while it started or stopped")))
+}
+
+#[cfg(test)]
+mod tests {
+    use keyferry_runtime::exit::Exit;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_processor_that_panics_while_it_stops_is_a_failure() {
+        let (tell, ended) = oneshot::channel();
+        let stop = Shutdown::new();
+        let roles = Roles { processor: Some(Processor { stop, ended }), ..Roles::default() };
+        // As a thread that panics does.
+        drop(tell);
+        assert_eq!(roles.stop().await.unwrap_err().exit, Exit::Failure);
+    }
 }
