@@ -1,7 +1,7 @@
 //! `keyferry keys`: the secrets of processors.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{ErrorKind, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -107,7 +107,11 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Fatal> {
         _ => Fatal::config(format_args!("{shown} can not be made: {e}")),
     })?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.map_err(|e| Fatal::failure(format_args!("{shown} can not be written: {e}")))
+    written.map_err(|e| {
+        // It is ours, and part of a key is none: it would only be in the way of the next attempt.
+        let _ = fs::remove_file(path);
+        Fatal::failure(format_args!("{shown} can not be written: {e}"))
+    })
 }
 
 fn taken(path: &Path) -> Fatal {
@@ -125,7 +129,7 @@ fn public(path: &Path) -> Result<String, Fatal> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use keyferry_runtime::exit::Exit;
 
