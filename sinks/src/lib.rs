@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`distribute`], [`config`] | the role: workers, routes, erasure; its configuration |
 //! | [`worker`], [`source`] | one country: reads its topic, verifies, stores |
+//! | `standing` | how a country stands: what of it goes to the log, the metrics, the probes |
 //! | [`intake`] | what was verified and is not stored yet; pure |
 //! | [`log`], [`tag`], [`text`] | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
@@ -23,6 +24,7 @@ pub mod metrics;
 pub mod negotiate;
 pub mod shelf;
 pub mod source;
+mod standing;
 pub mod store;
 pub mod sweep;
 pub mod tag;

@@ -1,6 +1,6 @@
 //! What the distribution service counts.
 
-use prometheus::{GaugeVec, HistogramVec, IntCounterVec};
+use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
 
 use keyferry_runtime::{exit::Fatal, metrics, network::NetworkFeed};
 use keyferry_schemas::{country::Country, time::Millis};
@@ -14,6 +14,7 @@ pub struct Metrics {
     latency: HistogramVec,
     breaks: IntCounterVec,
     oldest: GaugeVec,
+    up: IntGaugeVec,
 }
 
 impl Metrics {
@@ -26,10 +27,12 @@ impl Metrics {
         let breaks =
             "Records at which the verification of a country's keys stopped, by the origin they name.";
         let oldest = "Time of the oldest upload whose keys are still in the store.";
+        let up = "1 while a country's topic is followed, 0 while nothing new of it is served.";
         Ok(Self {
             latency: metrics::seconds("keyferry_end_to_end_latency_seconds", latency, &["destination"])?,
             breaks: metrics::counter("keyferry_chain_breaks_total", breaks, &["origin"])?,
             oldest: metrics::float_gauge("keyferry_oldest_data_timestamp_seconds", oldest, &["destination"])?,
+            up: metrics::gauge("keyferry_distribution_up", up, &["destination"])?,
         })
     }
 
@@ -54,6 +57,11 @@ impl Metrics {
         let network = feed.current();
         let member = origin.filter(|o| network.as_ref().is_some_and(|n| n.member(*o).is_some()));
         self.breaks.with_label_values(&[member.as_ref().map_or(STRANGER, Country::as_str)]).inc();
+    }
+
+    /// Whether a country is followed.
+    pub(crate) fn up(&self, destination: Country, up: bool) {
+        self.up.with_label_values(&[destination.as_str()]).set(up.into());
     }
 
     /// What a sweep left; with an empty store there is no oldest.

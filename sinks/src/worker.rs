@@ -12,12 +12,12 @@ use keyferry_runtime::{
 };
 
 use crate::{
-    intake::{ChainBreak, Diverged, Intake, Read},
+    intake::{Intake, Read},
     log::draft,
     metrics::Metrics,
     shelf::{Appended, Shelf},
     source::{Opened, Source, Topic},
-    store::StoreError,
+    standing::{Fault, Standing},
 };
 
 /// How long one turn waits for a record; a stop is noticed within this time.
@@ -56,50 +56,33 @@ pub struct Worker {
     pub tokio: Handle,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum Fault {
-    #[error("{0}")]
-    Kafka(String),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Diverged(#[from] Diverged),
-    #[error(transparent)]
-    Broken(#[from] ChainBreak),
+/// When something was heard last.
+struct Heard {
+    at: Instant,
+    /// Whether the broker was asked since, and did not say that there is nothing to read.
+    doubtful: bool,
+}
+
+impl Heard {
+    fn now() -> Self {
+        Self { at: Instant::now(), doubtful: false }
+    }
 }
 
 impl Worker {
     /// Works until it is told to stop. Blocks: for a thread of its own, never for one of tokio's.
     pub fn run(self) {
-        let destination = self.shelf.country();
-        let mut broken_at = None;
+        let (beat, metrics, feed) = (self.beat.clone(), self.metrics.clone(), self.feed.clone());
+        let mut standing = Standing::new(self.shelf.country(), self.topic.name(), beat, metrics, feed);
         let mut pause = PAUSES.0;
         while !self.stop.is_tripped() {
             let begun = Instant::now();
-            let Err(fault) = self.session() else { break };
-            let topic = self.topic.name();
-            match &fault {
-                Fault::Broken(chain_break) => {
-                    self.beat.ready(false);
-                    let ChainBreak { offset, origin, sequence, reason } = chain_break;
-                    tracing::error!(
-                        %destination, topic, offset, origin = origin.map(|o| o.to_string()), sequence, %reason,
-                        "chain broken: nothing after this record is served"
-                    );
-                    if broken_at.replace(*offset) != Some(*offset) {
-                        self.metrics.broke(*origin, &self.feed);
-                    }
-                }
-                Fault::Store(StoreError::Corrupt { .. }) => {
-                    self.beat.ready(false);
-                    tracing::error!(%destination, reason = %fault, "the store is damaged");
-                }
-                _ => tracing::warn!(%destination, topic, reason = %fault, "trying again"),
-            }
+            let Err(fault) = self.session(&mut standing) else { break };
+            standing.failed(&fault);
             if begun.elapsed() > PAUSES.1 {
                 pause = PAUSES.0;
             }
-            // A break is looked at again, because what was missing may have come; it is one break all the same.
+            // A break is looked at again, because what was missing may have come.
             self.rest(if matches!(fault, Fault::Broken(_)) { AFTER_BREAK } else { pause });
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -107,7 +90,7 @@ impl Worker {
     }
 
     /// From where the log ends until a fault or the stop.
-    fn session(&self) -> Result<(), Fault> {
+    fn session(&self, standing: &mut Standing) -> Result<(), Fault> {
         self.tokio.block_on(self.shelf.follow())?;
         let head = self.shelf.head();
         let from = head.as_ref().map_or(0, |h| h.entry.next_offset);
@@ -119,22 +102,28 @@ impl Worker {
             );
         }
         let mut intake = Intake::resume(self.shelf.country(), head.as_deref(), gap);
-        let mut heard = Instant::now();
+        let mut heard = Heard::now();
         while !self.stop.is_tripped() {
-            let filled = self.fill(&mut *source, &mut intake, &mut heard);
+            let filled = self.fill(&mut *source, &mut intake, &mut heard, standing);
             // What stands before a break was verified and is served.
             self.flush(&mut intake)?;
-            filled?;
+            let at_end = filled?;
             // Under a steady stream the end is never seen; that it was reached once is enough.
-            if intake.position() >= end {
-                self.beat.ready(true);
+            if (at_end || intake.position() >= end) && !heard.doubtful {
+                standing.followed();
             }
         }
         Ok(())
     }
 
-    /// Takes what is there, up to one download batch. Waits for the first record only.
-    fn fill(&self, source: &mut dyn Source, intake: &mut Intake, heard: &mut Instant) -> Result<(), Fault> {
+    /// Takes what is there, up to one download batch; tells whether that is all. Waits for the first record only.
+    fn fill(
+        &self,
+        source: &mut dyn Source,
+        intake: &mut Intake,
+        heard: &mut Heard,
+        standing: &mut Standing,
+    ) -> Result<bool, Fault> {
         let mut timeout = TURN;
         while intake.pending_keys() < self.max_keys && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
@@ -145,33 +134,41 @@ impl Worker {
                     }
                     intake.take(record.offset, &read, &self.feed.versions())?;
                     self.beat.progress();
-                    *heard = Instant::now();
+                    *heard = Heard::now();
                 }
                 Next::End => {
-                    self.beat.ready(true);
                     self.beat.idle();
-                    *heard = Instant::now();
-                    break;
+                    *heard = Heard::now();
+                    return Ok(true);
                 }
                 Next::Timeout => {
-                    self.doubt(source, heard);
+                    self.doubt(source, heard, standing);
                     break;
                 }
             }
             timeout = Duration::ZERO;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Nothing came. A reader that hangs before records that are there must look stalled, and not idle.
-    fn doubt(&self, source: &dyn Source, heard: &mut Instant) {
-        if heard.elapsed() < DOUBT {
-            self.beat.idle();
-        } else if source.at_end().unwrap_or(true) {
-            // A broker that can not be reached is no reason to restart what can still serve downloads.
-            self.beat.idle();
-            *heard = Instant::now();
+    fn doubt(&self, source: &dyn Source, heard: &mut Heard, standing: &mut Standing) {
+        if heard.at.elapsed() < DOUBT {
+            return self.beat.idle();
         }
+        match source.at_end() {
+            Ok(true) => *heard = Heard::now(),
+            Ok(false) => {
+                heard.doubtful = true;
+                return standing.doubted("there are records that do not come");
+            }
+            // A broker that can not be reached is no reason to restart what can still serve downloads.
+            Err(why) => {
+                *heard = Heard { at: Instant::now(), doubtful: true };
+                standing.doubted(&why);
+            }
+        }
+        self.beat.idle();
     }
 
     /// Waits for the network version that a record needs; `false` if the worker is to stop meanwhile.

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use common::{
     Hub, NOON, cc,
     instance::{Instance, List, codec, tokio},
-    manifest_of,
+    manifest_of, metric,
 };
-use keyferry_runtime::codec::KeysRecord;
+use keyferry_runtime::{codec::KeysRecord, health::Health};
 use keyferry_schemas::{
     batch::{Checkpoint, Level, Manifest, SignedBatch, sha256},
     chain::Break,
@@ -197,36 +197,41 @@ fn a_break_stops_its_country_loudly_and_no_other() {
     let last = de.push(&hub.batch("FR", "DE", 2, NOON));
     let other = nl.push(&hub.batch("FR", "NL", 2, NOON));
     let (objects, versions) = (Arc::new(InMemory::new()), hub.versions.clone());
+    let health = Health::new("distribute");
     let start = |country, list| {
-        Instance::start(tokio.handle(), cc(country), Arc::clone(&objects) as _, list, &versions)
+        let objects = Arc::clone(&objects) as _;
+        Instance::start_beside(health.clone(), tokio.handle(), cc(country), objects, list, &versions)
     };
+    let up = |country| metric("keyferry_distribution_up", country);
     let (broken_one, other_one) = (start("DE", &de), start("NL", &nl));
     broken_one.wait_for(last);
     other_one.wait_for(other);
     std::thread::sleep(Duration::from_millis(300));
-    assert!(broken_one.health.ready().ok);
+    assert!(health.ready().ok);
+    assert_eq!((up("DE"), up("NL")), (Some(1.0), Some(1.0)));
     let lost = hub.batch("FR", "DE", 2, NOON);
     let broken = de.push(&hub.batch("FR", "DE", 2, NOON));
     de.push(&hub.batch("NL", "DE", 1, NOON));
     std::thread::sleep(Duration::from_millis(300));
     let entry = broken_one.shelf.head().unwrap().entry.clone();
     assert_eq!((entry.number, entry.last_offset), (1, last), "nothing after the break is served");
-    assert!(!broken_one.health.ready().ok && broken_one.health.live().ok);
-    assert!(other_one.health.ready().ok);
-    let counted = prometheus::default_registry().gather();
-    let counted = counted.iter().find(|f| f.name() == "keyferry_chain_breaks_total").unwrap();
-    assert!(
-        counted
-            .get_metric()
-            .iter()
-            .any(|m| m.get_label()[0].value() == "FR" && m.get_counter().get_value() == 1.0)
-    );
-    // Whoever starts anew comes to the same record, and no further, until what was missing is there.
+    assert_eq!((up("DE"), up("NL")), (Some(0.0), Some(1.0)));
+    assert!(health.ready().ok && health.live().ok, "{}: every instance meets that record", health.ready());
+    assert_eq!(metric("keyferry_chain_breaks_total", "FR"), Some(1.0));
+    // Whoever starts anew comes to the same record, and no further, and still serves the others.
     broken_one.stop();
+    let again = start("DE", &de);
+    assert!(!health.ready().ok, "nothing is known yet");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(health.ready().ok, "{}", health.ready());
+    assert_eq!((again.shelf.head().unwrap().entry.number, up("DE")), (1, Some(0.0)));
+    again.stop();
+    // Until what was missing is there.
     de.replace(broken, Some(codec().encode(&lost).into()));
     let again = start("DE", &de);
     again.wait_for(broken);
     assert_eq!(again.shelf.head().unwrap().entry.chains[&cc("FR")].manifest_sha256.0, sha256(&lost.manifest));
+    std::thread::sleep(Duration::from_millis(100));
     again.stop();
     other_one.stop();
 }

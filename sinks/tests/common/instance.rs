@@ -119,7 +119,20 @@ impl Instance {
         list: &List,
         versions: &Versions,
     ) -> Self {
-        Self::try_start(tokio, country, objects, list, versions, 5, Shutdown::new()).unwrap()
+        Self::start_beside(Health::new("distribute"), tokio, country, objects, list, versions)
+    }
+
+    /// In a process with others.
+    pub fn start_beside(
+        health: Health,
+        tokio: &Handle,
+        country: Country,
+        objects: Arc<dyn ObjectStore>,
+        list: &List,
+        versions: &Versions,
+    ) -> Self {
+        let shelf = tokio.block_on(Shelf::open(Store::over(objects), country)).unwrap();
+        Self::run(health, tokio, shelf, list, versions, 5, Shutdown::new())
     }
 
     /// `None` if the store died before the worker began.
@@ -132,8 +145,20 @@ impl Instance {
         max_keys: usize,
         stop: Shutdown,
     ) -> Option<Self> {
-        let shelf = Arc::new(tokio.block_on(Shelf::open(Store::over(objects), country)).ok()?);
-        let health = Health::new("distribute");
+        let shelf = tokio.block_on(Shelf::open(Store::over(objects), country)).ok()?;
+        Some(Self::run(Health::new("distribute"), tokio, shelf, list, versions, max_keys, stop))
+    }
+
+    fn run(
+        health: Health,
+        tokio: &Handle,
+        shelf: Shelf,
+        list: &List,
+        versions: &Versions,
+        max_keys: usize,
+        stop: Shutdown,
+    ) -> Self {
+        let shelf = Arc::new(shelf);
         let worker = Worker {
             topic: Box::new(list.clone()),
             shelf: Arc::clone(&shelf),
@@ -141,13 +166,13 @@ impl Instance {
             feed: NetworkFeed::fixed(versions.clone()),
             max_keys,
             clock: Arc::new(NOON),
-            beat: health.component(&topics::keys(country), Duration::from_secs(60)),
+            beat: health.component(&topics::keys(shelf.country()), Duration::from_secs(60)),
             metrics: Metrics::new().unwrap(),
             stop: stop.clone(),
             tokio: tokio.clone(),
         };
         let thread = std::thread::spawn(move || worker.run());
-        Some(Self { shelf, health, stop, thread })
+        Self { shelf, health, stop, thread }
     }
 
     /// Waits until everything before `offset` is logged, or it was stopped.

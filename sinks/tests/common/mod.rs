@@ -29,6 +29,14 @@ pub fn cc(code: &str) -> Country {
     code.parse().unwrap()
 }
 
+/// The value of the series of this metric that has this label value.
+pub fn metric(name: &str, label: &str) -> Option<f64> {
+    let all = prometheus::default_registry().gather();
+    let metric = all.iter().find(|f| f.name() == name)?;
+    let series = metric.get_metric().iter().find(|m| m.get_label().iter().any(|l| l.value() == label))?;
+    Some(series.get_counter().get_value() + series.get_gauge().get_value())
+}
+
 pub fn manifest_of(batch: &SignedBatch) -> Manifest {
     Manifest::from_avro(batch.manifest.clone()).unwrap()
 }
