@@ -97,8 +97,9 @@ impl Ledgers {
             // A new member is there at once; what could not be opened is tried again every few seconds.
             if current != version || turn >= 25 {
                 (version, turn) = (current, 0);
-                let complete = self.extend(follower).is_none();
-                self.beat.ready(complete && self.reachable());
+                // What is missing is a country's affair and has its own metric: unready, the gateway could take from none.
+                let _ = self.extend(follower);
+                self.beat.ready(self.reachable(&self.followed(follower)));
             }
         }
     }
@@ -113,6 +114,7 @@ impl Ledgers {
             if follower.follows(&topic) {
                 continue;
             }
+            self.beat.idle();
             if let Err(error) = follower.add(&topic, Start::End) {
                 let error = self.kafka.fatal(&topic, &error);
                 tracing::error!(%country, %error, "a ledger can not be read, so its country can not upload here");
@@ -124,7 +126,7 @@ impl Ledgers {
                 }
             }
         }
-        self.decisions.follow(self.followed(follower));
+        self.tell(self.followed(follower));
         failed
     }
 
@@ -140,10 +142,19 @@ impl Ledgers {
         countries.filter(|c| follower.follows(&topics::ledger(*c))).collect()
     }
 
-    fn reachable(&self) -> bool {
+    /// Whether anybody can upload: one of these countries, as far as is known. Blocks for up to 2 s for each that is
+    /// asked about, which are few: without a broker none answers.
+    fn reachable(&self, followed: &BTreeSet<Country>) -> bool {
+        followed.iter().take(3).any(|country| self.producer.reachable(&topics::uploads(*country)))
+    }
+
+    /// From now on exactly these ledgers are read.
+    fn tell(&self, followed: BTreeSet<Country>) {
         let network = self.network.current();
-        let member = network.as_ref().and_then(|n| self.members(n).next());
-        member.is_none_or(|country| self.producer.reachable(&topics::uploads(country)))
+        for country in network.iter().flat_map(|n| self.members(n)) {
+            self.metrics.followed(country, followed.contains(&country));
+        }
+        self.decisions.follow(followed);
     }
 
     fn recover(&self, follower: &mut Follower, error: &str) {
@@ -154,7 +165,7 @@ impl Ledgers {
             Ok(_) => (),
             Err(error) => tracing::warn!(%error, "the ledgers can not be read yet"),
         }
-        self.decisions.follow(self.followed(follower));
+        self.tell(self.followed(follower));
     }
 
     fn take(&self, topic: &str, record: Record) {
