@@ -149,7 +149,7 @@ class Chains:
         if self.complete or origin in self.ends:
             need(version >= end[2], f"it names network version {version} behind {end[2]}")
             need(stated == end[:2], f"it states sequence {stated[0]}")
-        self.ends.setdefault(origin, (*stated, version, at))
+        self.ends.setdefault(origin, (*stated, version, record["now"]))
 
 
 def records(consumer, follow=False):

@@ -5,8 +5,10 @@
 //! countries ([`tag`]), only that can be signed ([`sign`]), and only signed batches fan out ([`fan_out`]).
 //!
 //! [`state`] is what an origin's stream remembers, [`seen`] its keys, [`fingerprint`] the form in which it does.
+//! [`checkpoint`] states how far the chains go, also when nothing flows.
 //! [`role`] ties the pipeline to Kafka: `keyferry process`. [`metrics`] counts its decisions.
 
+pub mod checkpoint;
 pub mod deduplicate;
 pub mod fan_out;
 pub mod fingerprint;

@@ -18,19 +18,21 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{
     avro::AvroError,
-    batch::SignedBatch,
+    batch::{Checkpoint, SignedBatch},
     country::Country,
     network::{MemberState, Network},
     records::{Head, LedgerEntry, Upload},
+    time::Millis,
     topics,
 };
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::{
+    checkpoint::checkpoints,
     fingerprint::{Secret, Secrets},
     metrics::PipelineMetrics,
-    pipeline::{Source, Stage, Step, Tools, step},
+    pipeline::{NoSigningKey, Source, Stage, Step, Tools, step},
     sign::Signer,
     state::OriginState,
 };
@@ -53,6 +55,9 @@ pub struct ProcessConfig {
     /// While the secret rotates: the one before.
     #[serde(default)]
     pub previous_fingerprint_secret: Option<SecretFile>,
+    /// How often the chains of each origin are stated in checkpoints, in seconds; 3600 unless told.
+    #[serde(default = "ProcessConfig::default_checkpoint_interval_s")]
+    pub checkpoint_interval_s: u32,
 }
 
 /// A signing key: its name in the network document, and its file.
@@ -92,6 +97,9 @@ impl Check for ProcessConfig {
         if let Err(e) = self.fingerprint_secret.load() {
             faults.add("fingerprint_secret.file", e);
         }
+        if !(1..=86_400).contains(&self.checkpoint_interval_s) {
+            faults.add("checkpoint_interval_s", "is not 1 to 86400");
+        }
         if let Some(Err(e)) = self.previous_fingerprint_secret.as_ref().map(SecretFile::load) {
             faults.add("previous_fingerprint_secret.file", e);
         }
@@ -99,6 +107,10 @@ impl Check for ProcessConfig {
 }
 
 impl ProcessConfig {
+    fn default_checkpoint_interval_s() -> u32 {
+        3600
+    }
+
     /// Reads keys and secrets. Blocks on their files.
     ///
     /// # Errors
@@ -210,8 +222,8 @@ pub struct Stream {
 impl Application for Pipeline {
     type State = Stream;
 
-    fn blank(&self, origin: Country) -> Stream {
-        Stream { state: OriginState::new(origin), decided: Vec::new() }
+    fn blank(&self, origin: Country, first_offset: i64) -> Stream {
+        Stream { state: OriginState::new(origin, first_offset), decided: Vec::new() }
     }
 
     fn replay(&self, stream: &mut Stream, entry: &LedgerEntry, first: bool) -> Result<(), String> {
@@ -243,6 +255,31 @@ impl Application for Pipeline {
         let step = step(&mut stream.state, source, network, &self.tools).map_err(|e| e.to_string())?;
         self.outputs(stream.state.origin(), record, attempt, &step, outputs);
         stream.decided.push(step.entry);
+        Ok(())
+    }
+
+    fn last_checkpoint(&self, stream: &Stream) -> Millis {
+        stream.state.position().checkpoint_at
+    }
+
+    fn checkpoint(
+        &self,
+        stream: &mut Stream,
+        now: Millis,
+        network: &Network,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), String> {
+        let signer = self.tools.signers.iter().find(|s| s.in_force(network, now));
+        let signer = signer.ok_or_else(|| NoSigningKey(network.version()).to_string())?;
+        let origin = stream.state.origin();
+        outputs.extend(checkpoints(&stream.state, network, signer, now).iter().map(|checkpoint| Output {
+            topic: topics::keys(checkpoint.destination),
+            key: Some(Bytes::copy_from_slice(origin.as_str().as_bytes())),
+            value: Some(self.codec.encode::<Checkpoint>(checkpoint).into()),
+            headers: Vec::new(),
+            timestamp: now,
+        }));
+        stream.state.stated(now, network.version());
         Ok(())
     }
 
@@ -320,7 +357,11 @@ pub fn run(
         kafka,
         codec,
         network,
-        settings: Settings::new(&config.transactional_id),
+        settings: Settings {
+            checkpoint_interval: Some(Duration::from_secs(config.checkpoint_interval_s.into())),
+            ..Settings::new(&config.transactional_id)
+        },
+        clock: Arc::new(SystemClock),
         beat: health.component("transactions", MAX_SILENCE),
     };
     runner.run(shutdown)

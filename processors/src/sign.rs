@@ -6,7 +6,7 @@ use bytes::Bytes;
 use ed25519_dalek::SigningKey;
 use keyferry_schemas::{
     avro::Record,
-    batch::{Level, MANIFEST_VERSION, Manifest, SignedBatch, bitmap, sha256, sign_manifest},
+    batch::{Checkpoint, Level, MANIFEST_VERSION, Manifest, SignedBatch, bitmap, sha256, sign_manifest},
     country::Country,
     efgs,
     network::Network,
@@ -37,6 +37,12 @@ impl Signer {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same checkpoint, signed.
+    #[must_use]
+    pub fn checkpoint(&self, checkpoint: Checkpoint) -> Checkpoint {
+        checkpoint.signed(&self.key)
     }
 
     /// Whether the network publishes this very key under this name, in force at `now`.

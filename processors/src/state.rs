@@ -47,7 +47,9 @@ pub struct Position {
     pub source_offset: i64,
     /// The latest broker timestamp so far.
     pub now: Millis,
-    /// Network version of the last entry.
+    /// When the chains were last stated in checkpoints; 0 if never.
+    pub checkpoint_at: Millis,
+    /// Network version of the last entry, or of the checkpoints after it.
     pub network_version: i64,
     /// End of each chain: sequence and manifest hash.
     pub chains: BTreeMap<Country, (i64, Hash)>,
@@ -106,14 +108,15 @@ pub enum LedgerBreak {
 }
 
 impl OriginState {
-    /// The state of an origin that never sent anything.
+    /// The state of an origin that never sent anything, whose first upload will stand at `first_offset`.
     #[must_use]
-    pub fn new(origin: Country) -> Self {
+    pub fn new(origin: Country, first_offset: i64) -> Self {
         let position = Position {
             sequence: 0,
             entry: [0; 32],
-            source_offset: -1,
+            source_offset: first_offset - 1,
             now: Millis(0),
+            checkpoint_at: Millis(0),
             network_version: 0,
             chains: BTreeMap::new(),
         };
@@ -137,7 +140,7 @@ impl OriginState {
         head: Option<&Head>,
         secrets: &Secrets,
     ) -> Result<Self, LedgerBreak> {
-        let mut state = Self::new(origin);
+        let mut state = Self::new(origin, 0);
         let mut first = true;
         for entry in entries {
             state.replay(&entry, first)?;
@@ -206,6 +209,7 @@ impl OriginState {
             position.entry = head.entry;
             position.source_offset = head.source_offset;
             position.now = head.now;
+            position.checkpoint_at = head.checkpoint_at;
             position.network_version = head.network_version;
             position.chains = head.chains.iter().map(|c| (c.destination, (c.sequence, c.manifest))).collect();
         }
@@ -281,6 +285,13 @@ impl OriginState {
         }
     }
 
+    /// Notes that the chains are stated in checkpoints, under this version of the network document: no batch after them
+    /// may be decided under an earlier one.
+    pub fn stated(&mut self, at: Millis, network_version: i64) {
+        self.begin();
+        (self.position.checkpoint_at, self.position.network_version) = (at, network_version);
+    }
+
     fn begin(&mut self) -> &mut Pending {
         let before = &self.position;
         self.pending.get_or_insert_with(|| Pending {
@@ -324,6 +335,7 @@ impl OriginState {
             entry: p.entry,
             source_offset: p.source_offset,
             now: p.now,
+            checkpoint_at: p.checkpoint_at,
             network_version: p.network_version,
             chains: chains.collect(),
         }

@@ -125,7 +125,9 @@ record! {
         sequence: i64,
         /// SHA-256 of its manifest; zeros if there was none.
         manifest: Hash,
-        /// When this was stated, by the pipeline's clock: no batch after it is made earlier.
+        /// The pipeline's "now" of the origin: no batch after this is made earlier.
+        now: Millis,
+        /// When this was stated, by the clock of the processor: uploads move the pipeline's, and there may be none.
         at: Millis,
         /// Name of the Ed25519 key.
         signing_key: String,

@@ -185,7 +185,9 @@ record! {
         source_offset: i64,
         /// The pipeline's "now" of that entry.
         now: Millis,
-        /// Network version of that entry.
+        /// When the chains were last stated in checkpoints; 0 if never.
+        checkpoint_at: Millis,
+        /// Network version of that entry, or of the checkpoints after it.
         network_version: i64,
         /// Ends of the chains to the destinations.
         chains: Vec<ChainHead>,

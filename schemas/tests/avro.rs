@@ -157,7 +157,7 @@ records! {
         unknown_countries deliveries withheld fingerprint_key fingerprints
     }
     ChainHead { destination sequence manifest }
-    Head { origin sequence entry source_offset now network_version chains }
+    Head { origin sequence entry source_offset now checkpoint_at network_version chains }
     NetworkRecord { network version document signature }
     Manifest {
         schema_version network network_version batch_id origin destination sequence previous upload_id batch_tag kind
@@ -165,7 +165,7 @@ records! {
         data_class created_at signing_key
     }
     SignedBatch { manifest signature keys new origin_signature }
-    Checkpoint { network network_version origin destination sequence manifest at signing_key signature }
+    Checkpoint { network network_version origin destination sequence manifest now at signing_key signature }
 }
 
 /// Runs a check for every type that stands on a topic.

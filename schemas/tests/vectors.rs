@@ -288,6 +288,7 @@ fn checkpoints() {
         destination: country(&of["destination"]),
         sequence: number(&of["sequence"]),
         manifest: fixed(&of["manifest"]),
+        now: Millis(number(&of["now"])),
         at: Millis(number(&of["at"])),
         signing_key: text(&of["signing_key"]).into(),
         signature: [0; 64],

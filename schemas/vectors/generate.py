@@ -206,7 +206,8 @@ def avro_checkpoint(fields, signature):
     def text(name):
         return zigzag(len(fields[name])) + fields[name].encode()
     return (text("network") + zigzag(fields["network_version"]) + text("origin") + text("destination") + zigzag(fields["sequence"])
-            + bytes.fromhex(fields["manifest"]) + zigzag(fields["at"]) + text("signing_key") + signature)
+            + bytes.fromhex(fields["manifest"]) + zigzag(fields["now"]) + zigzag(fields["at"]) + text("signing_key")
+            + signature)
 
 
 def der(tag, *parts):
@@ -317,10 +318,12 @@ def signed_vectors():
                                 "label": "keyferry manifest v1\\0"}, "good": [whole, subset],
                       "bad": bad_fields(whole, hub) + bad_parts(whole, subset, hub)})
     point = {"network": "vectors", "network_version": 1, "origin": "NL", "destination": "DE", "sequence": 2,
-             "manifest": subset["sha256"], "at": 1603026000000, "signing_key": "hub-1"}
+             "manifest": subset["sha256"], "now": 1603022400000, "at": 1603026000000,
+             "signing_key": "hub-1"}
     signature = hub.checkpoint(point)
     changes = {"network": "other", "network_version": 2, "origin": "FR", "destination": "FR", "sequence": 1,
-               "manifest": whole["sha256"], "at": 1603026000001, "signing_key": "hub-2"}
+               "manifest": whole["sha256"], "now": 1603022400001, "at": 1603026000001,
+               "signing_key": "hub-2"}
     write("checkpoints", {
         "good": [{"name": "after_two_batches", "checkpoint": point, "signature": signature.hex(),
                   "avro": avro_checkpoint(point, signature).hex()}],

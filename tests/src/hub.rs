@@ -16,6 +16,7 @@ use keyferry_processors::{
 };
 use keyferry_runtime::{
     broker::Broker,
+    clock::SystemClock,
     codec::{Codec, KeysRecord},
     config::{KafkaConfig, LogConfig},
     health::Health,
@@ -251,7 +252,7 @@ impl Hub {
         }
     }
 
-    /// The batches of a destination, each verified and their chains without a gap.
+    /// The batches of a destination, each verified, their chains without a gap, and as the checkpoints state them.
     ///
     /// # Errors
     /// Something is wrong with one.
@@ -261,12 +262,16 @@ impl Hub {
         let mut chains = Chains::new(destination);
         let mut batches = Vec::new();
         for record in self.records(&topics::keys(destination), Isolation::Committed)? {
-            if let KeysRecord::Batch(batch) = self.codec.decode_keys(record.value.unwrap_or_default())? {
-                let at = record.offset;
-                let verified = VerifiedBatch::verify(&batch, versions.as_ref())
-                    .with_context(|| format!("offset {at}"))?;
-                chains.append(&verified).with_context(|| format!("offset {at}"))?;
-                batches.push((batch, verified));
+            let at = || format!("offset {}", record.offset);
+            match self.codec.decode_keys(record.value.clone().unwrap_or_default())? {
+                KeysRecord::Batch(batch) => {
+                    let verified = VerifiedBatch::verify(&batch, versions.as_ref()).with_context(at)?;
+                    chains.append(&verified).with_context(at)?;
+                    batches.push((batch, verified));
+                }
+                KeysRecord::Checkpoint(checkpoint) => {
+                    chains.checkpoint(&checkpoint, versions.as_ref()).with_context(at)?;
+                }
             }
         }
         Ok(batches)
@@ -316,7 +321,7 @@ pub fn runner(
 ) -> Result<Runner<Pipeline>> {
     let beat = Health::new("process").component("transactions", Duration::from_secs(60));
     let application = Arc::new(Pipeline::new(tools, codec.clone())?);
-    Ok(Runner { application, kafka, codec, network, settings, beat })
+    Ok(Runner { application, kafka, codec, network, settings, clock: Arc::new(SystemClock), beat })
 }
 
 /// A role in a process of its own; killed when dropped.

@@ -25,6 +25,7 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{
     records::{LedgerEntry, Outcome},
+    time::Millis,
     topics,
     world::{Rng, World, key},
 };
@@ -259,6 +260,7 @@ fn dead_instance(hub: &Hub, entry: &LedgerEntry) -> BaseProducer {
         entry: keyferry_schemas::batch::sha256(&keyferry_schemas::avro::Record::to_avro(entry)),
         source_offset: entry.source_offset,
         now: entry.now,
+        checkpoint_at: Millis(0),
         network_version: entry.network_version,
         chains: Vec::new(),
     });
@@ -272,7 +274,7 @@ fn dead_instance(hub: &Hub, entry: &LedgerEntry) -> BaseProducer {
 
 /// What an instance named `p-dead` would have decided about the first upload of DE: nothing but a refusal.
 fn refusal(hub: &Hub) -> LedgerEntry {
-    let mut state = keyferry_processors::state::OriginState::new("DE".parse().unwrap());
+    let mut state = keyferry_processors::state::OriginState::new("DE".parse().unwrap(), 0);
     let source = keyferry_processors::pipeline::Source {
         offset: 0,
         timestamp: SystemClock.now(),

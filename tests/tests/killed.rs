@@ -103,7 +103,8 @@ fn assert_ledger(origin: &str, ledger: &[LedgerEntry], sent: usize) {
 /// Half of them can be caught between what they have written and its commit: chance alone seldom hits that.
 fn start(hub: &Hub, instance: &str, rng: &mut Rng) -> Lone {
     let point = ["stop-at=before-begin", "stop-at=before-commit"][rng.below(2) as usize];
-    hub.lone_processor(env!("CARGO_BIN_EXE_lone-processor"), instance, &[point]).unwrap()
+    let options = [point, "checkpoint-every-ms=300"];
+    hub.lone_processor(env!("CARGO_BIN_EXE_lone-processor"), instance, &options).unwrap()
 }
 
 fn kill(lone: Lone, rng: &mut Rng) {

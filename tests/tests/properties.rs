@@ -142,7 +142,7 @@ fn check(history: &[Sent], invalid: InvalidKeys, restart_at: usize) {
     let (network, receivers) = network(invalid);
     let mut model = Model::new(receivers, invalid == InvalidKeys::RejectUpload);
     let de: Country = "DE".parse().unwrap();
-    let mut state = OriginState::new(de);
+    let mut state = OriginState::new(de, 0);
     let mut steps = Vec::new();
     let uploads: Vec<Upload> =
         history.iter().map(|s| WORLD.upload("DE", &format!("tag-{}", s.tag), &keys_of(s)).unwrap()).collect();
@@ -169,7 +169,7 @@ fn check(history: &[Sent], invalid: InvalidKeys, restart_at: usize) {
         steps.push(step);
     }
 
-    let mut again = OriginState::new(de);
+    let mut again = OriginState::new(de, 0);
     for (offset, upload) in uploads.iter().enumerate() {
         assert!(
             bytes(&run(&mut again, offset, upload, &network, true)) == bytes(&steps[offset]),

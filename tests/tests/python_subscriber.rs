@@ -100,6 +100,7 @@ fn a_subscriber_in_python_verifies_every_batch() {
         destination: "NL".parse().unwrap(),
         sequence: 2,
         manifest: last.hash(),
+        now: SystemClock.now(),
         at: SystemClock.now(),
         signing_key: HUB_KEY.into(),
         signature: [0; 64],

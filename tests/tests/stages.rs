@@ -63,7 +63,7 @@ impl Bench {
             network,
             tools,
             world,
-            state: OriginState::new(de()),
+            state: OriginState::new(de(), 0),
             offset: 0,
             now: LATE,
             entries: Vec::new(),

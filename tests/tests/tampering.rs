@@ -47,7 +47,7 @@ fn start(hub: &Hub, store: &Path) -> (Lone, Addresses) {
 fn batches(hub: &Hub, n: usize) -> BTreeMap<Country, Vec<SignedBatch>> {
     let network = hub.world.network().unwrap();
     let tools = hub.tools("p-0");
-    let mut state = OriginState::new("DE".parse().unwrap());
+    let mut state = OriginState::new("DE".parse().unwrap(), 0);
     let mut rng = Rng::new(1);
     let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for i in 0..n {

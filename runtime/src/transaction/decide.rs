@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use keyferry_schemas::{country::Country, network::Network, topics};
+use keyferry_schemas::{country::Country, network::Network, time::Millis, topics};
 
 use super::{
     Application, Output,
@@ -17,6 +17,9 @@ use super::{
     step::{Consumed, StepFault, Transaction},
 };
 use crate::tail::Record;
+
+/// Checkpoints that can not be made are tried again after this time.
+const CHECKPOINT_PAUSE_MS: i64 = 60_000;
 
 /// An origin that is assigned to this instance.
 pub(super) struct Origin<S> {
@@ -28,6 +31,8 @@ pub(super) struct Origin<S> {
     pub next_offset: i64,
     /// When a record came, or there was known to be none.
     pub heard: Instant,
+    /// Its chains are not stated before this: the last attempt failed.
+    pub patience: Millis,
 }
 
 impl<S> Origin<S> {
@@ -39,6 +44,7 @@ impl<S> Origin<S> {
             queue: VecDeque::new(),
             next_offset: 0,
             heard: Instant::now(),
+            patience: Millis(0),
         }
     }
 
@@ -105,30 +111,56 @@ pub(super) fn decide<A: Application>(
         }
         waiting.push_back(name);
     }
-    finish(runner, transaction, origins, counts)
+    finish(runner, transaction, &current, origins, counts)
 }
 
-/// Writes the head of each origin that moved, and says what was consumed.
+/// Writes the checkpoints that are due and the head of each origin that moved, and says what was consumed.
 fn finish<A: Application>(
     runner: &Runner<A>,
     transaction: &Transaction<'_>,
-    origins: &BTreeMap<Country, Origin<A::State>>,
+    network: &Network,
+    origins: &mut BTreeMap<Country, Origin<A::State>>,
     counts: &BTreeMap<Country, usize>,
 ) -> Result<Vec<Consumed>, StepFault> {
+    let now = runner.clock.now();
     let mut consumed = Vec::new();
-    for (name, count) in counts.iter().filter(|(_, count)| **count > 0) {
-        let Some(Origin { phase: Phase::Live(state), queue, generation, .. }) = origins.get(name) else {
+    for (name, count) in counts {
+        let Some(Origin { phase: Phase::Live(state), queue, generation, patience, .. }) =
+            origins.get_mut(name)
+        else {
             continue;
         };
-        let Some(last) = queue.get(count - 1) else { continue };
+        let mut outputs = Vec::new();
+        // What waits for another attempt is bound to the version of its first, which may be earlier than this one.
+        let bound = queue.range(*count..).any(|queued| queued.network.is_some());
+        if !bound
+            && runner.is_due(state, *patience, now)
+            && let Err(why) = runner.application.checkpoint(state, now, network, &mut outputs)
+        {
+            tracing::error!(origin = %name, reason = %why, "the chains can not be stated now");
+            *patience = now.plus(CHECKPOINT_PAUSE_MS);
+        }
+        if *count == 0 && outputs.is_empty() {
+            continue;
+        }
+        for output in &outputs {
+            transaction.send(output)?;
+        }
+        let head = runner.application.head(state);
         transaction.send(&Output {
             topic: topics::HEADS.to_owned(),
             key: Some(Bytes::copy_from_slice(name.as_str().as_bytes())),
-            value: Some(runner.codec.encode(&runner.application.head(state)).into()),
+            value: Some(runner.codec.encode(&head).into()),
             headers: Vec::new(),
-            timestamp: last.record.timestamp,
+            timestamp: now,
         })?;
-        consumed.push(Consumed { origin: *name, generation: *generation, last_offset: last.record.offset });
+        // With checkpoints alone nothing new is consumed. The offset is sent all the same: it is how the broker finds that
+        // this instance is in the group no more.
+        consumed.push(Consumed {
+            origin: *name,
+            generation: *generation,
+            next_offset: head.source_offset + 1,
+        });
     }
     Ok(consumed)
 }

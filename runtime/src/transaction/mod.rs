@@ -64,8 +64,8 @@ pub trait Application: Send + Sync + 'static {
     /// What it remembers of one origin.
     type State: Send + 'static;
 
-    /// The state of an origin before its first upload.
-    fn blank(&self, origin: Country) -> Self::State;
+    /// The state of an origin before its first upload, which will stand at `first_offset`.
+    fn blank(&self, origin: Country, first_offset: i64) -> Self::State;
 
     /// Takes over one entry of the ledger, the `first` that is still there or one that follows.
     ///
@@ -97,7 +97,22 @@ pub trait Application: Send + Sync + 'static {
         outputs: &mut Vec<Output>,
     ) -> Result<(), String>;
 
-    /// The head after the last step.
+    /// When the chains of an origin were last stated by [`Self::checkpoint`].
+    fn last_checkpoint(&self, state: &Self::State) -> Millis;
+
+    /// States how far the chains of an origin go. Changes stay pending until [`Self::settle`].
+    ///
+    /// # Errors
+    /// It can not be stated now, in one line; nothing was changed.
+    fn checkpoint(
+        &self,
+        state: &mut Self::State,
+        now: Millis,
+        network: &Network,
+        outputs: &mut Vec<Output>,
+    ) -> Result<(), String>;
+
+    /// The head after the last step: how far the origin is.
     fn head(&self, state: &Self::State) -> Head;
 
     /// Ends the pending steps: they happened, or they never did.
@@ -113,16 +128,19 @@ pub struct Settings {
     pub max_duration: Duration,
     /// A transaction ends when it holds this many bytes of output.
     pub max_output_bytes: usize,
+    /// How often the chains of each origin are stated, also when nothing flows; `None` for never.
+    pub checkpoint_interval: Option<Duration>,
 }
 
 impl Settings {
-    /// The limits of the design: 100 ms, 32 MB.
+    /// 100 ms, 32 MB, no checkpoints.
     #[must_use]
     pub fn new(transactional_id: impl Into<String>) -> Self {
         Self {
             transactional_id: transactional_id.into(),
             max_duration: Duration::from_millis(100),
             max_output_bytes: 32 << 20,
+            checkpoint_interval: None,
         }
     }
 }

@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseProducer, Producer},
 };
 
-use keyferry_schemas::{country::Country, topics};
+use keyferry_schemas::{country::Country, time::Millis, topics};
 
 use super::{
     Application, Settings,
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     clients::is_passing,
+    clock::SharedClock,
     codec::Codec,
     exit::{Exit, Fatal},
     health::Beat,
@@ -61,6 +62,8 @@ pub struct Runner<A> {
     pub network: NetworkFeed,
     /// Limits and names.
     pub settings: Settings,
+    /// Tells when checkpoints are due. What is decided about uploads does not depend on it.
+    pub clock: SharedClock,
     /// Where progress is reported.
     pub beat: Beat,
 }
@@ -119,6 +122,13 @@ impl<A: Application> Runner<A> {
         Ok(())
     }
 
+    /// Whether it is time to state the chains of an origin.
+    pub(super) fn is_due(&self, state: &A::State, patience: Millis, now: Millis) -> bool {
+        let interval =
+            self.settings.checkpoint_interval.map(|i| i64::try_from(i.as_millis()).unwrap_or(i64::MAX));
+        interval.is_some_and(|i| now >= patience && now.since(self.application.last_checkpoint(state)) >= i)
+    }
+
     /// Transactions first, subscription after: an older self that still writes is fenced before anything is read.
     fn connect(&self, first: bool) -> Result<(BaseConsumer<Assignment>, BaseProducer<Deliveries>), Fatal> {
         let unreachable = |e: KafkaError| match remedy(&e) {
@@ -168,7 +178,7 @@ impl<A: Application> Session<'_, A> {
             let live = self.origins.values().all(|o| matches!(o.phase, Phase::Live(_)));
             let joined = self.consumer.context().has_joined();
             self.runner.beat.ready(live && joined && self.reachable);
-            if self.origins.values().any(|o| !o.queue.is_empty()) {
+            if self.origins.values().any(|o| !o.queue.is_empty()) || self.checkpoints_are_due() {
                 self.transact()?;
             } else {
                 self.runner.beat.idle();
@@ -316,6 +326,15 @@ impl<A: Application> Session<'_, A> {
         Ok(())
     }
 
+    fn checkpoints_are_due(&self) -> bool {
+        let now = self.runner.clock.now();
+        let due = |o: &Origin<A::State>| match &o.phase {
+            Phase::Live(state) => self.runner.is_due(state, o.patience, now),
+            _ => false,
+        };
+        self.origins.values().any(due)
+    }
+
     /// One transaction over what was read, origins in turn.
     fn transact(&mut self) -> Result<(), StepFault> {
         let started = Instant::now();
@@ -332,9 +351,8 @@ impl<A: Application> Session<'_, A> {
         self.turn = self.turn.wrapping_add(1);
         let mut counts = BTreeMap::new();
         let result = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts)
-            .and_then(|consumed| transaction.commit(&consumed));
+            .and_then(|consumed| transaction.commit(&consumed).map(|()| !consumed.is_empty()));
         let committed = result.is_ok();
-        let counted = counts.values().any(|count| *count > 0);
         for (origin, count) in counts {
             let Some(slot) = self.origins.get_mut(&origin) else { continue };
             if let Phase::Live(state) = &mut slot.phase {
@@ -345,10 +363,10 @@ impl<A: Application> Session<'_, A> {
             }
         }
         match result {
-            Ok(()) => {
+            Ok(moved) => {
                 self.reachable = true;
                 self.metrics.committed(started.elapsed());
-                if counted {
+                if moved {
                     runner.beat.progress();
                 } else {
                     // Nothing could be decided, and the reason stands in the log: not a thousand times a second.

@@ -93,7 +93,7 @@ impl StepFault {
 pub(super) struct Consumed {
     pub origin: Country,
     pub generation: Generation,
-    pub last_offset: i64,
+    pub next_offset: i64,
 }
 
 /// The producer of one instance, with an open transaction or none.
@@ -142,7 +142,7 @@ impl Transaction<'_> {
         guard::pass("before-offsets", self.instance);
         let mut offsets = TopicPartitionList::new();
         for c in consumed {
-            offsets.add_partition_offset(&topics::uploads(c.origin), 0, Offset::Offset(c.last_offset + 1))?;
+            offsets.add_partition_offset(&topics::uploads(c.origin), 0, Offset::Offset(c.next_offset))?;
         }
         self.insist(|| self.producer.send_offsets_to_transaction(&offsets, &metadata, BROKER_TIMEOUT))?;
         guard::pass("before-commit", self.instance);

@@ -71,17 +71,15 @@ impl<A: Application> Takeover<'_, A> {
         guard::pass("takeover-committed", self.instance);
         let (state, last) = self.read_ledger(origin, &ledger, deadline)?;
         let (state, head) = self.read_head(origin, state, last.as_ref(), deadline)?;
-        let decided = match (&last, &head) {
-            (Some(entry), _) => Some((entry.source_offset, entry.network_version)),
-            (None, Some(head)) => Some((head.source_offset, head.network_version)),
-            (None, None) => None,
-        };
-        let next_offset = self.agree(origin, committed, decided.map(|(offset, _)| offset))?;
-        if let Some((_, version)) = decided
+        let decided = last.as_ref().map(|e| e.source_offset).or(head.as_ref().map(|h| h.source_offset));
+        let next_offset = self.agree(origin, committed, decided)?;
+        // Checkpoints may name a later version than the last entry does.
+        let version = last.as_ref().map(|e| e.network_version).max(head.as_ref().map(|h| h.network_version));
+        if let Some(version) = version
             && !self.network.wait_for(version, BROKER_TIMEOUT)
         {
             return Err(TakeoverFault::Late(format!(
-                "network version {version} of the last entry is not here yet"
+                "network version {version}, under which this origin was decided, is not here yet"
             )));
         }
         Ok(Restored { state, next_offset })
@@ -126,7 +124,8 @@ impl<A: Application> Takeover<'_, A> {
         deadline: Instant,
     ) -> Result<(A::State, Option<LedgerEntry>), TakeoverFault> {
         let mark = self.mark(ledger)?;
-        let mut state = self.application.blank(origin);
+        let first = Tail::open(self.kafka, &topics::uploads(origin), Isolation::Committed, Start::Earliest)?;
+        let mut state = self.application.blank(origin, first.position());
         let mut last = None;
         let mut tail = Tail::open(self.kafka, ledger, Isolation::Committed, Start::Earliest)?;
         let mut moved = Instant::now();
@@ -171,10 +170,16 @@ impl<A: Application> Takeover<'_, A> {
         let mark = self.mark(topics::HEADS)?;
         let mut tail = Tail::open(self.kafka, topics::HEADS, Isolation::Committed, Start::Earliest)?;
         let mut found: Option<Head> = None;
-        // Other origins' transactions may hide the end; the head that goes with the last entry is enough.
+        // Other origins' transactions may hide the end: then the head that goes with the last entry is enough.
         let enough = |head: &Option<Head>| matches!((head, last), (Some(h), Some(entry)) if h.sequence == entry.sequence);
-        while tail.position() < mark && !enough(&found) {
-            if let Next::Record(record) = tail.next(Duration::from_millis(50))?
+        let mut moved = Instant::now();
+        while tail.position() < mark && !(enough(&found) && moved.elapsed() > PATIENCE) {
+            let before = tail.position();
+            let next = tail.next(Duration::from_millis(50))?;
+            if tail.position() > before {
+                moved = Instant::now();
+            }
+            if let Next::Record(record) = next
                 && record.key.as_deref() == Some(origin.as_str().as_bytes())
                 && let Some(value) = record.value
             {

@@ -133,7 +133,7 @@ impl Chains {
                 sequence: checkpoint.sequence,
                 manifest: checkpoint.manifest,
                 network_version: checkpoint.network_version,
-                at: checkpoint.at,
+                at: checkpoint.now,
             };
             if begun.sequence > 0 {
                 self.links.insert(checkpoint.origin, begun);

@@ -115,6 +115,7 @@ impl<'w> Sender<'w> {
             destination: country(self.destination),
             sequence: self.sequence,
             manifest: self.previous,
+            now: self.at,
             at: self.at,
             signing_key: self.key_id.into(),
             signature: [0; 64],

@@ -146,6 +146,7 @@ impl Hub {
             destination,
             sequence,
             manifest,
+            now: at,
             at,
             signing_key,
             signature: [0; 64],

@@ -96,6 +96,7 @@ impl Scene {
             destination: country("FR"),
             sequence,
             manifest,
+            now: Millis::from(NOW),
             at: Millis::from(NOW),
             signing_key: HUB_KEY.into(),
             signature: [0; 64],

@@ -1,10 +1,10 @@
 //! A processor in a process of its own, for tests that stop, wake and kill it:
-//! `lone-processor BOOTSTRAP INSTANCE FOLDER [stop-at=POINT] [without=GUARD]...`
+//! `lone-processor BOOTSTRAP INSTANCE FOLDER [stop-at=POINT] [without=GUARD] [checkpoint-every-ms=N]...`
 //!
 //! At the fail point `stop-at` it stops itself as SIGSTOP does, once the file `armed` is in its folder: all of its
 //! threads stand, as on a machine that hangs.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use keyferry_runtime::{codec::Codec, network::NetworkFeed, shutdown::Shutdown, transaction::Settings};
@@ -16,8 +16,10 @@ fn main() -> Result<()> {
     let mut next = || arguments.next().context("lone-processor BOOTSTRAP INSTANCE FOLDER [OPTION]...");
     let (bootstrap, instance, folder) = (next()?, next()?, PathBuf::from(next()?));
     let _scenario = fail::FailScenario::setup();
+    let mut checkpoints = None;
     for option in arguments {
         match option.split_once('=') {
+            Some(("checkpoint-every-ms", ms)) => checkpoints = Some(Duration::from_millis(ms.parse()?)),
             Some(("without", guard)) => fail::cfg(guard, "return").map_err(anyhow::Error::msg)?,
             Some(("stop-at", point)) => {
                 let folder = folder.clone();
@@ -42,6 +44,7 @@ fn main() -> Result<()> {
     hex::decode_to_slice(std::fs::read_to_string(folder.join("hub.key"))?, &mut hub_key)?;
     let codec = Codec::single_object()?;
     let network = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
-    let runner = runner(kafka, codec, network, tools(&instance, &hub_key), Settings::new(&instance))?;
+    let settings = Settings { checkpoint_interval: checkpoints, ..Settings::new(&instance) };
+    let runner = runner(kafka, codec, network, tools(&instance, &hub_key), settings)?;
     runner.run(&Shutdown::new()).map_err(|e| anyhow::anyhow!("{e}"))
 }
