@@ -76,8 +76,10 @@ fn another_history_is_noticed() {
 fn batches_are_joined_up_to_a_bound_and_not_across_midnight() {
     let mut hub = Hub::new(NOON);
     let midnight = NOON.plus(12 * common::HOUR);
-    let made = [(2, NOON), (2, NOON), (3, NOON), (1, midnight), (9, NOON.plus(-common::DAY)), (1, midnight)];
-    let b: Vec<_> = made.iter().map(|(n, at)| hub.batch("FR", "DE", *n, *at)).collect();
+    let eve = NOON.plus(-common::DAY);
+    let made = [(2, NOON), (2, NOON), (3, NOON), (1, midnight), (9, eve), (1, midnight)];
+    let origin = |at| if at == eve { "NL" } else { "FR" };
+    let b: Vec<_> = made.iter().map(|(n, at)| hub.batch(origin(*at), "DE", *n, *at)).collect();
     let mut waiting = intake(&hub, &b.iter().collect::<Vec<_>>(), None);
     let mut head: Option<Sealed> = None;
     let mut parts = Vec::new();
