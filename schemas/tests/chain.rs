@@ -106,6 +106,37 @@ fn checkpoints_show_what_is_missing_and_can_not_change() {
 }
 
 #[test]
+fn a_checkpoint_before_the_first_batch_counts() {
+    let world = world();
+    let network = world.network().unwrap();
+    let mut sender = Sender::new(&world, "NL", "DE");
+    let mut chains = Chains::new(country("DE"));
+    chains.checkpoint(&sender.checkpoint(), &*network).unwrap();
+    let begun = chains.links()[&country("NL")];
+    assert_eq!((begun.sequence, begun.manifest), (0, [0; 32]));
+    let first = verified(&sender.send(Level::Whole), &network);
+    let second = verified(&sender.send(Level::Whole), &network);
+    let later = sender.checkpoint();
+    // Stated that nothing came, then that two came, and nothing did.
+    let missing = Err(Break::Checkpoint { stated: 2, received: 0 });
+    assert_eq!(chains.clone().checkpoint(&later, &*network), missing);
+    let resumed = Chains::resume(country("DE"), chains.links().clone());
+    assert_eq!(resumed.clone().checkpoint(&later, &*network), missing);
+    assert_eq!(chains.clone().append(&second), Err(Break::Sequence { last: 0, found: 2 }));
+    for mut chains in [chains, resumed] {
+        chains.append(&first).unwrap();
+        chains.append(&second).unwrap();
+        assert_eq!(chains.checkpoint(&later, &*network), Ok(()));
+    }
+    // Nothing has no hash, and less than nothing is no sequence.
+    for (sequence, manifest) in [(0, [1; 32]), (-1, [0; 32])] {
+        let odd = Checkpoint { sequence, manifest, ..later.clone() }.signed(&world.hub_key);
+        let refused = Err(Break::Checkpoint { stated: sequence, received: 0 });
+        assert_eq!(Chains::new(country("DE")).checkpoint(&odd, &*network), refused);
+    }
+}
+
+#[test]
 fn verification_can_start_at_a_checkpoint() {
     let world = world();
     let network = world.network().unwrap();

@@ -142,6 +142,8 @@ fn checkpoints_are_held_against_the_chain() {
     let two = hub.checkpoint("FR", "DE", NOON);
     let found = |records: &[Read]| take(&hub, records, false).1.map(|e| e.reason);
     assert_eq!(found(&[checkpoint(&nothing), batch(&first), checkpoint(&one)]), None);
+    let missing = Break::Checkpoint { stated: 1, received: 0 };
+    assert_eq!(found(&[checkpoint(&nothing), checkpoint(&one)]), Some(missing.into()));
     let truncated = Break::Checkpoint { stated: 2, received: 1 };
     assert_eq!(found(&[batch(&first), checkpoint(&two)]), Some(truncated.into()));
     let forged = Checkpoint { sequence: 1, ..two.clone() };
@@ -175,6 +177,19 @@ fn after_a_gap_a_chain_begins_at_a_checkpoint() {
     assert_eq!(take(&hub, &records, false).1.unwrap().offset, 0, "without a gap, a batch is missing");
 }
 
+/// Where a checkpoint says that nothing came yet, the chain has begun: it is not passed over up to the next one.
+#[test]
+fn after_a_gap_a_chain_that_was_empty_begins_at_once() {
+    let mut hub = Hub::new(NOON);
+    let nothing = hub.checkpoint("FR", "DE", NOON);
+    let first = hub.batch("FR", "DE", 1, NOON);
+    let second = hub.batch("FR", "DE", 1, NOON);
+    let (intake, found) = take(&hub, &[checkpoint(&nothing), batch(&first), batch(&second)], true);
+    assert_eq!((intake.pending().len(), found), (2, None));
+    let (_, found) = take(&hub, &[checkpoint(&nothing), batch(&second)], true);
+    assert_eq!(found.unwrap().reason, Break::Sequence { last: 0, found: 2 }.into());
+}
+
 /// The network document may be a moment behind what was signed under it.
 #[test]
 fn a_record_waits_for_the_version_it_names() {
@@ -187,6 +202,10 @@ fn a_record_waits_for_the_version_it_names() {
     hub.publish(2);
     assert!(ahead.is_decidable(&hub.versions));
     assert_eq!(take(&hub, &[ahead], false).1, None);
+    let mut stated = hub.checkpoint("FR", "DE", NOON);
+    assert!(checkpoint(&stated).is_decidable(&hub.versions));
+    stated.network_version = 3;
+    assert!(!checkpoint(&stated).is_decidable(&hub.versions));
 }
 
 #[test]

@@ -22,14 +22,14 @@ use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 
 const NEVER: i64 = i64::MAX;
 
-/// Eight batches of two origins and one checkpoint; the offset of the last batch.
+/// Eight batches of two origins and two checkpoints, the first before anything came from there; the offset of the last batch.
 fn fill(hub: &mut Hub, list: &List) -> i64 {
     let mut last = 0;
     for i in 0..8 {
         let origin = if i % 3 == 0 { "NL" } else { "FR" };
         last = list.push(&hub.batch(origin, "DE", 1 + i % 3, NOON.plus(i as i64)));
-        if i == 4 {
-            list.push(&hub.checkpoint("FR", "DE", NOON));
+        if i == 0 || i == 4 {
+            list.push(&hub.checkpoint("FR", "DE", NOON.plus(i as i64)));
         }
     }
     last
@@ -141,12 +141,12 @@ fn a_restart_reads_the_head_only_and_goes_on() {
     fill(&mut hub, &list);
     let objects = Arc::new(InMemory::new());
     let first = Instance::start(tokio.handle(), cc("DE"), Arc::clone(&objects) as _, &list, &hub.versions);
-    let last = list.push(&hub.batch("NL", "DE", 1, NOON));
+    let last = list.push(&hub.batch("NL", "DE", 1, NOON.plus(8)));
     first.wait_for(last);
     first.stop();
     // All that it read is gone from the topic; the chain goes on where the store ends.
     list.expire(last + 1);
-    let more = list.push(&hub.batch("NL", "DE", 1, NOON));
+    let more = list.push(&hub.batch("NL", "DE", 1, NOON.plus(8)));
     let second = Instance::start(tokio.handle(), cc("DE"), objects, &list, &hub.versions);
     second.wait_for(more);
     let head = second.shelf.head().unwrap();

@@ -107,7 +107,7 @@ impl Chains {
         Ok(())
     }
 
-    /// Holds a checkpoint against what was received; on an empty chain, verification starts there.
+    /// Holds a checkpoint against what was received; where nothing was, verification starts there.
     ///
     /// # Errors
     /// A [`Break`] if its signature does not hold under the network version that it names, if that is older than what
@@ -128,22 +128,22 @@ impl Chains {
         if !checkpoint.holds(key) {
             return Err(Break::Signature);
         }
-        let Some(link) = self.links.get(&checkpoint.origin) else {
-            let begun = Link {
-                sequence: checkpoint.sequence,
-                manifest: checkpoint.manifest,
-                network_version: checkpoint.network_version,
-                at: checkpoint.now,
-            };
-            if begun.sequence > 0 {
-                self.links.insert(checkpoint.origin, begun);
-            }
-            return Ok(());
+        let stated = Link {
+            sequence: checkpoint.sequence,
+            manifest: checkpoint.manifest,
+            network_version: checkpoint.network_version,
+            at: checkpoint.now,
         };
-        link.not_older(checkpoint.network_version)?;
-        if (link.sequence, link.manifest) != (checkpoint.sequence, checkpoint.manifest) {
-            return Err(Break::Checkpoint { stated: checkpoint.sequence, received: link.sequence });
+        let received = self.links.get(&checkpoint.origin).copied();
+        // An empty chain looks the same to everybody.
+        if let Some(link) = received.or((stated.sequence < 1).then_some(Link::START)) {
+            link.not_older(stated.network_version)?;
+            if (link.sequence, link.manifest) != (stated.sequence, stated.manifest) {
+                return Err(Break::Checkpoint { stated: stated.sequence, received: link.sequence });
+            }
         }
+        // That nothing came yet is kept as well: from here on no batch may be missing.
+        self.links.entry(checkpoint.origin).or_insert(stated);
         Ok(())
     }
 }

@@ -161,6 +161,9 @@ fn a_checkpoint_begins_a_chain_and_reveals_a_cut() {
     let hash = |i: usize| sha256(&chain[i].manifest);
     let from_checkpoint = [scene.checkpoint(1, hash(0))].into_iter().chain(records(chain[1..].to_vec()));
     assert_eq!(scene.verify(from_checkpoint.collect(), false), (None, Some((2, 3))));
+    let empty = [scene.checkpoint(0, [0; 32])].into_iter().chain(records(chain.clone()));
+    assert_eq!(scene.verify(empty.collect(), false), (None, Some((1, 3))));
+    assert_eq!(scene.verify(vec![scene.checkpoint(0, [0; 32])], false), (None, Some((1, 0))));
     let cut = records(chain[..2].to_vec()).into_iter().chain([scene.checkpoint(3, hash(2))]);
     let fault = scene.verify(cut.collect(), false).0.unwrap();
     assert!(fault.ends_with("a checkpoint states sequence 3, and 2 was received"), "{fault}");

@@ -96,7 +96,7 @@ impl<'a> Walk<'a> {
         let destination = *self.destination.get_or_insert(checkpoint.destination);
         let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
         chains.checkpoint(checkpoint, self.versions).map_err(|e| self.advise(&e))?;
-        if checkpoint.sequence > 0 && !self.first.contains_key(&checkpoint.origin) {
+        if !self.first.contains_key(&checkpoint.origin) {
             self.first.insert(checkpoint.origin, checkpoint.sequence.saturating_add(1));
             self.checkpoints.insert(checkpoint.origin);
         }
