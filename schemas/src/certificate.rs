@@ -13,6 +13,8 @@ use crate::{batch::sha256, country::Country, records::Hash, time::Millis};
 /// Smallest keys that are registered, in bits.
 const MIN_RSA_BITS: u32 = 2048;
 const MIN_EC_BITS: u32 = 256;
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
 const COUNTRY_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.6");
 
 /// A certificate that can be used here.
@@ -34,6 +36,14 @@ pub enum BadCertificate {
     /// Not one PEM certificate.
     #[error("not one certificate in PEM")]
     Pem,
+    /// A private key stands in the text.
+    #[error(
+        "a private key stands there: only the certificate belongs here; that key is no longer secret, make a new one"
+    )]
+    PrivateKey,
+    /// Something else stands beside the certificate.
+    #[error("not one CERTIFICATE block alone: only its lines from BEGIN to END belong here")]
+    NotAlone,
     /// The DER inside is malformed.
     #[error("the certificate is malformed")]
     Malformed,
@@ -55,6 +65,24 @@ impl Certificate {
         match (stack.pop(), stack.is_empty()) {
             (Some(x509), true) => Self::new(x509),
             _ => Err(BadCertificate::Pem),
+        }
+    }
+
+    /// Reads a text that is one CERTIFICATE block and nothing else, line ends at its end aside: what may be published.
+    ///
+    /// # Errors
+    /// [`BadCertificate`].
+    pub fn from_pem_alone(text: &str) -> Result<Self, BadCertificate> {
+        if text.contains("PRIVATE KEY") {
+            return Err(BadCertificate::PrivateKey);
+        }
+        let certificate = Self::from_pem(text)?;
+        let block = text.trim_end_matches(['\r', '\n']);
+        let body = block.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
+        // OpenSSL skips what stands outside of blocks, so it would be signed and published unseen.
+        match body {
+            Some(body) if !body.contains("-----") => Ok(certificate),
+            _ => Err(BadCertificate::NotAlone),
         }
     }
 

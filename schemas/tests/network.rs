@@ -91,6 +91,41 @@ const CASES: &[Case] = &[
         "not one certificate in PEM",
     ),
     (
+        |d| pasted(d, |pem| format!("{pem}{PRIVATE_KEY}")),
+        "members[0] (DE).certificates[0].pem",
+        "a private key stands there",
+    ),
+    (
+        |d| pasted(d, |pem| format!("{PRIVATE_KEY}{pem}")),
+        "members[0] (DE).certificates[0].pem",
+        "a private key stands there",
+    ),
+    (
+        |d| pasted(d, |pem| format!("subject=C=DE\n{pem}")),
+        "members[0] (DE).certificates[0].pem",
+        "only its lines from BEGIN to END",
+    ),
+    (
+        |d| pasted(d, |pem| format!("{pem}my password is swordfish\n")),
+        "members[0] (DE).certificates[0].pem",
+        "only its lines from BEGIN to END",
+    ),
+    (
+        |d| pasted(d, |pem| format!("{pem}swordfish\n-----END CERTIFICATE-----\n")),
+        "members[0] (DE).certificates[0].pem",
+        "only its lines from BEGIN to END",
+    ),
+    (
+        |d| pasted(d, |pem| pem.replacen("-\n", "-\nComment: swordfish\n\n", 1)),
+        "members[0] (DE).certificates[0].pem",
+        "not one certificate in PEM",
+    ),
+    (
+        |d| pasted(d, |pem| pem.replace("CERTIFICATE", "TRUSTED CERTIFICATE")),
+        "members[0] (DE).certificates[0].pem",
+        "not one certificate in PEM",
+    ),
+    (
         |d| d.members[0].certificates[1].anchor_signature.clear(),
         "members[0] (DE).certificates[1].anchor_signature",
         "is not the trust anchor's signature over `pem`; run `keyferry network sign`",
@@ -145,6 +180,16 @@ const CASES: &[Case] = &[
     (|d| d.agreements[0].kinds.clear(), "agreements[0]", "covers nothing: name `kinds` and `report_types`"),
     (|d| d.agreements[0].report_types.clear(), "agreements[0]", "covers nothing"),
 ];
+
+/// Changes the text of the first certificate.
+fn pasted(document: &mut Document, change: impl Fn(&str) -> String) {
+    let pem = &mut document.members[0].certificates[0].pem;
+    *pem = change(pem);
+}
+
+/// Only the words matter: nothing reads it.
+const PRIVATE_KEY: &str =
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n-----END PRIVATE KEY-----\n";
 
 fn alias(document: &mut Document, alias: &str, country: &str) {
     document.aliases.insert(alias.parse().unwrap(), country.parse().unwrap());

@@ -155,7 +155,7 @@ pub struct CertificateEntry {
     /// When it was revoked, if it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked: Option<Timestamp>,
-    /// The certificate, PEM.
+    /// The certificate, PEM: one CERTIFICATE block and nothing else, because the document is read by everybody.
     pub pem: String,
     /// The trust anchor's signature over `pem`: raw, SHA-256, base64. `keyferry network sign` fills it in.
     #[serde(default)]

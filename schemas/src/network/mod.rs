@@ -141,7 +141,7 @@ impl Network {
         for (m, member) in self.document.members.iter().enumerate() {
             for (c, entry) in member.certificates.iter().enumerate() {
                 let path = format!("members[{m}] ({}).certificates[{c}]", member.country);
-                let certificate = match Certificate::from_pem(&entry.pem) {
+                let certificate = match Certificate::from_pem_alone(&entry.pem) {
                     Ok(certificate) => certificate,
                     Err(e) => {
                         faults.push(Fault::new(format!("{path}.pem"), e.to_string()));

@@ -99,9 +99,16 @@ fn sign_certificates(
     key: &PKey<Private>,
     anchor: &Certificate,
 ) -> Result<(Vec<u8>, usize), Fatal> {
+    let members = document.members.iter();
+    let entries =
+        members.flat_map(|m| m.certificates.iter().enumerate().map(move |(i, c)| (m.country, i, c)));
+    for (country, i, entry) in entries {
+        // The anchor signs nothing but certificates: least of all a private key that was pasted along.
+        Certificate::from_pem_alone(&entry.pem)
+            .map_err(|e| Fatal::config(format_args!("certificate {i} of {country}, `pem`: {e}")))?;
+    }
     let mut signed = 0;
     for entry in document.members.iter_mut().flat_map(|m| &mut m.certificates) {
-        // One that is no certificate would be signed, too: the check comes right after.
         if !holds(entry, anchor) {
             let signature = Signer::new(MessageDigest::sha256(), key)
                 .and_then(|mut signer| signer.sign_oneshot_to_vec(entry.pem.as_bytes()))
@@ -217,6 +224,25 @@ mod tests {
         args.dry_run = false;
         run(&args).unwrap();
         assert_eq!(fs::read_to_string(&args.file).unwrap().matches("anchor_signature").count(), 4);
+    }
+
+    #[test]
+    fn a_private_key_pasted_along_is_not_signed() {
+        let (folder, args) = unsigned();
+        let key = fs::read_to_string(folder.path().join("anchor.key")).unwrap();
+        let (text, mut document) = files::document(&args.file).unwrap();
+        document.members[1].certificates[0].pem.push_str(&key);
+        fs::write(&args.file, serde_saphyr::to_string(&document).unwrap()).unwrap();
+        let fatal = run(&args).unwrap_err();
+        assert_eq!(fatal.exit, Exit::Config);
+        assert!(
+            fatal.message.starts_with("certificate 0 of FR, `pem`: a private key stands there"),
+            "{fatal}"
+        );
+        assert!(!files::beside(&args.file, ".cms").exists());
+        let anchor = files::anchors(std::slice::from_ref(&args.anchor_cert)).unwrap().remove(0);
+        let refused = sign_certificates(text, document, &super::key(&args, &anchor).unwrap(), &anchor);
+        assert!(refused.is_err(), "not even in memory");
     }
 
     #[test]
