@@ -217,6 +217,23 @@ fn each_fault_has_its_place_and_its_words() {
 }
 
 #[test]
+fn a_certificate_may_name_an_alias_of_its_country() {
+    let mut world = World::new(&["DE", "GR"], NOW).unwrap();
+    let el = Identity::new("EL", "Batch signing", Algorithm::P256, NOW).unwrap();
+    let entry = world.register(&el, Use::Signing, NOW, NOW + SignedDuration::from_hours(1)).unwrap();
+    world.document.members[1].certificates.push(entry);
+    let found = faults(&world);
+    assert_eq!(found.len(), 1, "EL stands for nobody yet: {found:?}");
+    assert_eq!(found[0].path, "members[1] (GR).certificates[2].pem");
+    alias(&mut world.document, "EL", "DE");
+    assert_eq!(faults(&world).len(), 1, "for another");
+    alias(&mut world.document, "EL", "GR");
+    let network = world.network().unwrap();
+    let registered = network.registered(&el.certificate.sha256(), Use::Signing).next().unwrap();
+    assert_eq!(registered.country.as_str(), "GR", "the member, whatever the certificate calls it");
+}
+
+#[test]
 fn several_faults_are_said_at_once() {
     let mut world = world();
     let document = &mut world.document;
