@@ -1,18 +1,23 @@
 //! An X.509 certificate as the network document registers it: its identity, its key, its dates.
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use der::{Decode, Encode};
-use openssl::x509::X509;
+use openssl::{
+    nid::Nid,
+    pkey::{Id, PKey, Public},
+    x509::X509,
+};
 use x509_cert::{
     Certificate as Parsed, Version, der::asn1::ObjectIdentifier, ext::pkix::SubjectKeyIdentifier,
 };
 
 use crate::{batch::sha256, country::Country, records::Hash, time::Millis};
 
-/// Smallest keys that are registered, in bits.
-const MIN_RSA_BITS: u32 = 2048;
-const MIN_EC_BITS: u32 = 256;
+/// RSA keys that are registered, in bits. Verification takes longer with the square of it, so there is an upper end too.
+const RSA_BITS: RangeInclusive<u32> = 2048..=8192;
+/// P-256, P-384 and P-521: what every TLS and CMS library knows,.
+const CURVES: [Nid; 3] = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1];
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 const COUNTRY_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.6");
@@ -50,8 +55,8 @@ pub enum BadCertificate {
     /// X.509 version 1 or 2, which TLS libraries refuse.
     #[error("an X.509 v{0} certificate: TLS here needs v3; make it anew with an extension, such as keyUsage")]
     Version(u8),
-    /// The key is too short or of a kind that is not used.
-    #[error("the key is {0}; RSA needs 2048 bits or more, EC 256 or more")]
+    /// The key is too short, too long or of a kind that is not used.
+    #[error("the key is {0}; it has to be RSA with 2048 to 8192 bits, or EC on P-256, P-384 or P-521")]
     Key(String),
 }
 
@@ -100,19 +105,9 @@ impl Certificate {
             Version::V1 => return Err(BadCertificate::Version(1)),
         }
         let key = x509.public_key().map_err(|_| BadCertificate::Malformed)?;
-        let enough = match key.id() {
-            openssl::pkey::Id::RSA | openssl::pkey::Id::RSA_PSS => key.bits() >= MIN_RSA_BITS,
-            openssl::pkey::Id::EC => key.bits() >= MIN_EC_BITS,
-            _ => false,
-        };
-        if !enough {
-            let kind = match key.id() {
-                openssl::pkey::Id::RSA => "RSA",
-                openssl::pkey::Id::EC => "EC",
-                _ => "of an unused kind",
-            };
-            return Err(BadCertificate::Key(format!("{kind} with {} bits", key.bits())));
-        }
+        // Not by parameters written out, which OpenSSL would recognise and others refuse.
+        let parameters = tbs.subject_public_key_info.algorithm.parameters.as_ref();
+        check_key(&key, parameters.is_some_and(|p| p.decode_as::<ObjectIdentifier>().is_ok()))?;
         let key_id = tbs.get::<SubjectKeyIdentifier>().ok().flatten().map(|(_, id)| id.0.as_bytes().to_vec());
         let country = tbs.subject.0.iter().flat_map(|rdn| rdn.0.iter()).find(|a| a.oid == COUNTRY_NAME);
         let millis = |t: x509_cert::time::Time| {
@@ -171,6 +166,22 @@ impl Certificate {
     pub(crate) fn key_id(&self) -> Option<&[u8]> {
         self.key_id.as_deref()
     }
+}
+
+fn check_key(key: &PKey<Public>, curve_is_named: bool) -> Result<(), BadCertificate> {
+    let unused = match key.id() {
+        Id::RSA | Id::RSA_PSS if RSA_BITS.contains(&key.bits()) => return Ok(()),
+        Id::RSA | Id::RSA_PSS => format!("RSA with {} bits", key.bits()),
+        Id::EC => {
+            let curve = key.ec_key().ok().and_then(|k| k.group().curve_name()).filter(|_| curve_is_named);
+            if curve.is_some_and(|c| CURVES.contains(&c)) {
+                return Ok(());
+            }
+            format!("EC on {}", curve.and_then(|c| c.short_name().ok()).unwrap_or("a curve of its own"))
+        }
+        _ => "of an unused kind".to_owned(),
+    };
+    Err(BadCertificate::Key(unused))
 }
 
 impl fmt::Debug for Certificate {

@@ -1,54 +1,21 @@
 //! Signatures made by the `openssl` program, as national backends make them, and the ways to make them wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{fs, path::Path, process::Command};
+mod common;
 
-use jiff::Timestamp;
+use std::fs;
+
+use common::{
+    NOW,
+    desk::{CONTENT, Desk},
+};
 use keyferry_schemas::{
-    certificate::{BadCertificate, Certificate},
+    certificate::Certificate,
     cms::{Detached, MAX_BYTES},
     rejection::Rejection,
     world::{Algorithm, Identity},
 };
 use proptest::prelude::*;
-use tempfile::TempDir;
-
-const NOW: Timestamp = Timestamp::constant(1_603_022_400, 0);
-const CONTENT: &[u8] = b"dcc0xt0aeC3nqWXaXrkxJQ==.\r\n\0AChUIA==.\n";
-
-/// A directory with a content, and certificates and keys by name.
-struct Desk {
-    directory: TempDir,
-}
-
-impl Desk {
-    fn new(identities: &[(&str, &Identity)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("content"), CONTENT).unwrap();
-        for (name, identity) in identities {
-            fs::write(directory.path().join(format!("{name}.pem")), identity.certificate_pem().unwrap())
-                .unwrap();
-            fs::write(directory.path().join(format!("{name}.key")), identity.key_pem().unwrap()).unwrap();
-        }
-        Self { directory }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output =
-            Command::new("openssl").current_dir(self.path()).args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    /// What `openssl cms -sign` writes with these options.
-    fn sign(&self, options: &str) -> Vec<u8> {
-        self.openssl(&format!("cms -sign -binary -in content -outform DER -out cms {options}"));
-        fs::read(self.path().join("cms")).unwrap()
-    }
-}
 
 /// The same CMS with indefinite lengths, down to the parts of the `SignedData`, as Java libraries write it.
 fn ber(der: &[u8]) -> Vec<u8> {
@@ -323,37 +290,6 @@ fn a_thumbprint_that_begins_with_a_zero_byte_is_like_any_other() {
         .unwrap();
     let cms = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key");
     assert_eq!(judge(&cms, CONTENT, &nl.certificate), HOLDS);
-}
-
-#[test]
-fn certificates_that_can_not_be_registered() {
-    let desk = Desk::new(&[]);
-    let made = |request: &str| {
-        desk.openssl(&format!("req -new -nodes -keyout a.key -out a.csr -subj /C=NL/CN=a {request}"));
-        // Without extensions this program makes version 1.
-        desk.openssl("x509 -req -in a.csr -signkey a.key -days 30 -out v1.pem");
-        desk.openssl(&format!("req -x509 -key a.key -days 30 -out v3.pem -subj /C=NL/CN=a {request}"));
-        ["v1.pem", "v3.pem"].map(|f| Certificate::from_pem(&fs::read_to_string(desk.path().join(f)).unwrap()))
-    };
-    let [v1, v3] = made("-newkey rsa:2048");
-    assert_eq!(v1.as_ref().err(), Some(&BadCertificate::Version(1)));
-    assert!(v1.unwrap_err().to_string().starts_with("an X.509 v1 certificate: TLS here needs v3"));
-    assert_eq!(v3.unwrap().country(), "NL".parse().ok());
-    let key = |request| made(request)[1].as_ref().err().map(ToString::to_string).unwrap_or_default();
-    assert!(key("-newkey rsa:1024").starts_with("the key is RSA with 1024 bits"));
-    assert!(
-        key("-newkey ec -pkeyopt ec_paramgen_curve:secp224r1").starts_with("the key is EC with 224 bits")
-    );
-    assert!(key("-newkey ed25519").starts_with("the key is of an unused kind"));
-    let pem = fs::read_to_string(desk.path().join("v3.pem")).unwrap();
-    for other in [
-        String::new(),
-        "garbage".into(),
-        pem.repeat(2),
-        fs::read_to_string(desk.path().join("a.key")).unwrap(),
-    ] {
-        assert_eq!(Certificate::from_pem(&other).err(), Some(BadCertificate::Pem));
-    }
 }
 
 proptest! {

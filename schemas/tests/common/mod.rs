@@ -1,6 +1,8 @@
 //! A small world and a hub that sends from it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod desk;
+
 use ed25519_dalek::SigningKey;
 use jiff::Timestamp;
 use keyferry_schemas::{
