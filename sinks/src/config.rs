@@ -5,12 +5,24 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use keyferry_runtime::config::{Check, Faults};
-use keyferry_schemas::{country::Country, time::MILLIS_PER_DAY};
+use keyferry_schemas::{
+    country::Country,
+    time::{MILLIS_PER_DAY, Millis},
+};
 
 use crate::{api::Periods, store::StoreConfig};
 
 /// What the law allows: keys are kept for at most this many days after their upload.
 const MAX_DAYS: u16 = 14;
+/// Keys are erased by this much earlier, at the most.
+const MAX_SWEEP_INTERVAL_S: u32 = 3600;
+
+/// Keys of uploads up to this time may be gone at `now`, in a store of which nobody says how long it is kept: for as long
+/// as the law allows, less the longest time between two sweeps.
+#[must_use]
+pub fn may_be_gone(now: Millis) -> Millis {
+    now.plus(i64::from(MAX_SWEEP_INTERVAL_S) * 1000 - i64::from(MAX_DAYS) * MILLIS_PER_DAY)
+}
 
 /// `distribute:` which countries are served, from which store, for how long.
 #[derive(Debug, Clone, Deserialize)]
@@ -87,7 +99,7 @@ impl Check for DistributeConfig {
                 "is not 1 to `retention_days`: what is erased can not be downloaded",
             );
         }
-        if !(1..=3600).contains(&self.sweep_interval_s) {
+        if !(1..=MAX_SWEEP_INTERVAL_S).contains(&self.sweep_interval_s) {
             faults.add("sweep_interval_s", "is not 1 to 3600 s");
         }
         if !(1..=100_000).contains(&self.max_keys_per_download_batch) {

@@ -9,12 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use object_store::path::Path;
 
 use keyferry_schemas::{batch::sha256, country::Country};
 
 use crate::{
     log::{Draft, Entry, Sealed},
-    store::{Created, Store, StoreError, data_path, log_path},
+    store::{Created, Store, StoreError, data_path, data_prefix, log_path, log_prefix},
 };
 
 /// Log objects kept in memory besides the head: clients that follow along ask for the newest ones.
@@ -48,7 +49,7 @@ impl Shelf {
     /// # Errors
     /// [`StoreError`].
     pub async fn open(store: Store, country: Country) -> Result<Self, StoreError> {
-        let shelf = Self { store, country, known: Mutex::default() };
+        let shelf = Self::unread(store, country);
         let number = shelf.last_number().await?;
         if number > 0 {
             let head = shelf.read(number).await?.ok_or_else(|| shelf.missing(number))?;
@@ -56,6 +57,26 @@ impl Shelf {
         }
         shelf.follow().await?;
         Ok(shelf)
+    }
+
+    /// Without looking for the head, for whoever reads it from its first object on. No I/O.
+    #[must_use]
+    pub fn unread(store: Store, country: Country) -> Self {
+        Self { store, country, known: Mutex::default() }
+    }
+
+    /// The highest number of a log object by what is listed, whatever can be read; 0 if there is none. Data are written
+    /// before their log object, and that may be missing for the newest only. Reads two listings.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn listed(&self) -> Result<u64, StoreError> {
+        let number = |path: &Path| path.filename()?.split('-').next()?.parse::<u64>().ok();
+        let data = self.store.list(&data_prefix(self.country)).await?;
+        let log = self.store.list(&log_prefix(self.country)).await?;
+        let logged = log.iter().filter_map(number).max().unwrap_or(0);
+        let stored = data.iter().filter_map(number).max().unwrap_or(0);
+        Ok(logged.max(stored.saturating_sub(1)))
     }
 
     /// The country it belongs to.

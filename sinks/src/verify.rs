@@ -1,8 +1,12 @@
 //! Verification of a whole store, for `keyferry verify`.
 //!
 //! Nothing is believed that the store says about itself: every log object is made anew from its predecessor and the
-//! signed batches in it, and has to come out the same. Where keys are erased, Keyferry's signature, the chain, and every
-//! hash but those of the keys still have to hold.
+//! signed batches in it, and has to come out the same. Where keys are erased, as the law asks, Keyferry's signature, the
+//! chain, and every hash but those of the keys still have to hold. The origin's signature was over the keys: it can not be
+//! verified any more.
+//!
+//! What can not be seen here: that the newest log object was taken away, since an instance that is killed while it writes
+//! leaves a store in the same state. The topic shows it, as long as it has the records.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +16,7 @@ use keyferry_schemas::{
     batch::sha256,
     chain::{Break, Link, Networks, VerifiedBatch, verify_sealed},
     country::Country,
+    time::Millis,
 };
 
 use crate::{
@@ -28,7 +33,8 @@ pub struct Report {
     pub batches: Vec<Verified>,
     /// Ends of the chains.
     pub chains: BTreeMap<Country, Link>,
-    /// By origin, the sequence after which verification starts: 0, or that of a checkpoint.
+    /// By origin, the sequence after which verification starts. If it is not 0, the store does not prove what came before:
+    /// it began at a checkpoint, which is not in the store.
     pub starts: BTreeMap<Country, i64>,
     /// The first fault; nothing after it was verified.
     pub fault: Option<Fault>,
@@ -67,6 +73,9 @@ pub enum Wrong {
     /// It is not there, and later ones are.
     #[error("it is gone")]
     Missing,
+    /// Its keys are not there, and should be.
+    #[error("its keys are gone before their time")]
+    Gone,
     /// It or its data object is not what it should be.
     #[error("{name}: {reason}")]
     Object {
@@ -96,23 +105,32 @@ pub enum Wrong {
     Entry,
 }
 
-/// Verifies the log of one country from its first object to its end, and all keys that are still there.
+/// Verifies the log of one country from its first object to its end, and all keys that are still there. Those of uploads
+/// up to `erased_until` may be gone, see [`crate::config::may_be_gone`].
 ///
 /// # Errors
 /// [`StoreError::Unavailable`]. What is wrong with the content stands in the report.
-pub async fn verify_store(shelf: &Shelf, networks: &impl Networks) -> Result<Report, StoreError> {
-    let mut walk = Walk { destination: shelf.country(), before: None, report: Report::default() };
+pub async fn verify_store(
+    shelf: &Shelf,
+    networks: &impl Networks,
+    erased_until: Millis,
+) -> Result<Report, StoreError> {
+    // Asked first: what is written meanwhile lies behind it, and only makes the walk longer.
+    let listed = shelf.listed().await?;
+    let mut walk =
+        Walk { destination: shelf.country(), erased_until, before: None, report: Report::default() };
     loop {
         let number = walk.before.as_ref().map_or(1, |b| b.entry.number + 1);
-        match step(shelf, &mut walk, number, networks).await {
-            Ok(true) => (),
+        let what = match step(shelf, &mut walk, number, networks).await {
+            Ok(true) => continue,
+            // Numbers have no gaps: if there is one beyond, this one was taken away.
+            Ok(false) if number <= listed => Wrong::Missing,
             Ok(false) => break,
-            Err(Stop::Fault(what)) => {
-                walk.report.fault = Some(Fault { number, what });
-                break;
-            }
+            Err(Stop::Fault(what)) => what,
             Err(Stop::Store(e)) => return Err(e),
-        }
+        };
+        walk.report.fault = Some(Fault { number, what });
+        break;
     }
     Ok(walk.report)
 }
@@ -133,13 +151,7 @@ impl From<StoreError> for Stop {
 
 /// Verifies one log object; `false` behind the last one.
 async fn step(shelf: &Shelf, walk: &mut Walk, number: u64, networks: &impl Networks) -> Result<bool, Stop> {
-    let Some(sealed) = shelf.read(number).await? else {
-        // Numbers have no gaps: if the head lies beyond, this one was taken away.
-        return match shelf.head() {
-            Some(head) if head.entry.number >= number => Err(Stop::Fault(Wrong::Missing)),
-            _ => Ok(false),
-        };
-    };
+    let Some(sealed) = shelf.read(number).await? else { return Ok(false) };
     let data = shelf.data(&sealed.entry).await?;
     walk.append(sealed, data, networks).map_err(Stop::Fault)?;
     Ok(true)
@@ -148,6 +160,7 @@ async fn step(shelf: &Shelf, walk: &mut Walk, number: u64, networks: &impl Netwo
 /// What was verified so far. Pure.
 struct Walk {
     destination: Country,
+    erased_until: Millis,
     before: Option<Sealed>,
     report: Report,
 }
@@ -158,6 +171,9 @@ impl Walk {
         let before = self.before.as_ref();
         if !sealed.follows(before) || entry.uploads.windows(2).any(|w| w[0].offset >= w[1].offset) {
             return Err(Wrong::Order);
+        }
+        if data.is_none() && entry.oldest() > self.erased_until {
+            return Err(Wrong::Gone);
         }
         let mut rest = data.clone();
         for upload in &entry.uploads {
@@ -170,7 +186,8 @@ impl Walk {
                 }
             };
             let links = &mut self.report.chains;
-            let verified = verify(upload, keys, self.destination, links, networks).map_err(wrong)?;
+            let verified =
+                verify(upload, keys, (self.destination, entry.complete), links, networks).map_err(wrong)?;
             if !links.contains_key(&upload.origin) {
                 self.report.starts.insert(upload.origin, upload.sequence - 1);
             }
@@ -189,7 +206,7 @@ impl Walk {
         }
         // A chain that began at a checkpoint, and brought no batch yet.
         for (origin, link) in entry.links() {
-            if !self.report.chains.contains_key(&origin) {
+            if !entry.complete && !self.report.chains.contains_key(&origin) {
                 self.report.starts.insert(origin, link.sequence);
                 self.report.chains.insert(origin, link);
             }
@@ -213,11 +230,12 @@ impl Walk {
     }
 }
 
-/// Verifies one batch, and returns the end of its chain after it.
+/// Verifies one batch, and returns the end of its chain after it. Where the topic was read from its first record on, each
+/// chain is there from its first batch on.
 fn verify(
     upload: &Upload,
     keys: Option<Bytes>,
-    destination: Country,
+    (destination, complete): (Country, bool),
     links: &BTreeMap<Country, Link>,
     networks: &impl Networks,
 ) -> Result<Link, Break> {
@@ -238,6 +256,7 @@ fn verify(
     }
     match links.get(&manifest.origin) {
         Some(last) => last.next(&manifest, hash),
+        None if complete || manifest.sequence == 1 => Link::START.next(&manifest, hash),
         // What came before may be gone by law: the report says where verification starts.
         None => Ok(Link::of(&manifest, hash)),
     }

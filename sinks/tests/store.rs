@@ -11,11 +11,14 @@ use common::{
     flaky::Forgetful,
     instance::{Instance, List, tokio},
 };
+use keyferry_schemas::{chain::Break, time::Millis};
 use keyferry_sinks::{
+    intake::{Intake, Read},
+    log::draft,
     shelf::Shelf,
     store::{Created, LocalConfig, Store, StoreConfig, data_path, log_path},
     sweep::sweep,
-    verify::{Wrong, verify_store},
+    verify::{Fault, Wrong, verify_store},
 };
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
 
@@ -82,8 +85,8 @@ fn the_head_is_found_in_a_log_of_any_length() {
     writer.stop();
 }
 
-/// Two log objects of DE: one batch, and two joined.
-fn written() -> (tokio::runtime::Runtime, Hub, Arc<InMemory>) {
+/// Log objects of DE: one batch, two joined, and one batch each up to `length`.
+fn written(length: usize) -> (tokio::runtime::Runtime, Hub, Arc<InMemory>) {
     let (tokio, mut hub, list) = (tokio(), Hub::new(NOON), List::default());
     let last = list.push(&hub.batch("FR", "DE", 2, NOON));
     let objects = Arc::new(InMemory::new());
@@ -97,18 +100,22 @@ fn written() -> (tokio::runtime::Runtime, Hub, Arc<InMemory>) {
     list.push(&hub.batch("NL", "DE", 2, NOON));
     let last = list.push(&hub.batch("FR", "DE", 3, NOON));
     run(&hub, last);
+    for _ in 2..length {
+        let last = list.push(&hub.batch("FR", "DE", 1, NOON));
+        run(&hub, last);
+    }
     (tokio, hub, objects)
 }
 
 #[test]
 fn a_store_verifies_with_and_without_its_keys() {
-    let (tokio, hub, objects) = written();
+    let (tokio, hub, objects) = written(2);
     let store = Store::over(Arc::clone(&objects) as _);
-    let verify = || {
-        let shelf = tokio.block_on(Shelf::open(store.clone(), cc("DE"))).unwrap();
-        tokio.block_on(verify_store(&shelf, &hub.versions)).unwrap()
+    let verify = |erased_until| {
+        let shelf = Shelf::unread(store.clone(), cc("DE"));
+        tokio.block_on(verify_store(&shelf, &hub.versions, erased_until)).unwrap()
     };
-    let report = verify();
+    let report = verify(Millis(0));
     assert_eq!(report.fault, None);
     let found: Vec<_> =
         report.batches.iter().map(|b| (b.tag.to_string(), b.origin, b.sequence, b.keys)).collect();
@@ -116,15 +123,17 @@ fn a_store_verifies_with_and_without_its_keys() {
     assert_eq!(found, [(tag(1), cc("FR"), 1, 2), (tag(2), cc("NL"), 1, 2), (tag(2), cc("FR"), 2, 3)]);
     assert_eq!(report.starts.values().copied().collect::<Vec<_>>(), [0, 0]);
     tokio.block_on(sweep(&store, cc("DE"), NOON)).unwrap();
-    let report = verify();
+    let report = verify(NOON);
     assert_eq!((report.fault, report.batches.len()), (None, 3));
     assert!(report.batches.iter().all(|b| !b.keys_present));
+    let early = verify(NOON.plus(-1)).fault.unwrap();
+    assert_eq!((early.number, early.what), (1, Wrong::Gone));
 }
 
 /// The last log object is the one to change: all before it are held by the hash in their successor.
 #[test]
 fn verification_finds_every_change() {
-    let (tokio, hub, objects) = written();
+    let (tokio, hub, objects) = written(2);
     let last = log_path(cc("DE"), 2);
     let get = |path: &Path| tokio.block_on(async { objects.get(path).await.unwrap().bytes().await.unwrap() });
     let put = |path: &Path, bytes: Bytes| drop(tokio.block_on(objects.put(path, bytes.into())).unwrap());
@@ -132,16 +141,13 @@ fn verification_finds_every_change() {
     let data_name = text.split("\"name\": \"").nth(1).unwrap().split('"').next().unwrap();
     let data = data_path(cc("DE"), data_name);
     let store = Store::over(Arc::clone(&objects) as _);
+    let verify = || {
+        let shelf = Shelf::unread(store.clone(), cc("DE"));
+        tokio.block_on(verify_store(&shelf, &hub.versions, NOON)).unwrap().fault
+    };
     let fault = |text: &str| {
         put(&last, text.to_owned().into());
-        tokio.block_on(async {
-            // Who can not even open it has found it as well.
-            let shelf = Shelf::open(store.clone(), cc("DE")).await.map_err(|e| e.to_string());
-            match shelf {
-                Ok(shelf) => verify_store(&shelf, &hub.versions).await.unwrap().fault.map(|f| f.to_string()),
-                Err(e) => Some(e),
-            }
-        })
+        verify().map(|f| f.to_string())
     };
     let keys = get(&data);
     for erased in [false, true] {
@@ -165,11 +171,58 @@ fn verification_finds_every_change() {
     }
     fault(&text);
     put(&data, keys.slice(..keys.len() - 1));
-    let shelf = tokio.block_on(Shelf::open(store.clone(), cc("DE"))).unwrap();
-    let verify = || tokio.block_on(verify_store(&shelf, &hub.versions)).unwrap().fault.unwrap();
-    assert!(matches!(verify().what, Wrong::Object { .. }));
-    tokio.block_on(objects.delete(&log_path(cc("DE"), 1))).unwrap();
-    assert_eq!((verify().number, verify().what), (1, Wrong::Missing));
+    assert!(matches!(verify().unwrap().what, Wrong::Object { .. }));
+}
+
+#[test]
+fn a_log_object_that_was_taken_away_is_missed() {
+    let (tokio, hub, objects) = written(4);
+    let missing = |number| Some(Fault { number, what: Wrong::Missing });
+    for (gone, found) in
+        [(&[1][..], 1), (&[2], 2), (&[3], 3), (&[1, 2, 3], 1), (&[3, 4], 3), (&[1, 2, 3, 4], 1)]
+    {
+        let logs: Vec<_> = gone.iter().map(|n| log_path(cc("DE"), *n)).collect();
+        let bytes = |path| tokio.block_on(async { objects.get(path).await.unwrap().bytes().await.unwrap() });
+        let kept: Vec<_> = logs.iter().map(bytes).collect();
+        for log in &logs {
+            tokio.block_on(objects.delete(log)).unwrap();
+        }
+        let shelf = Shelf::unread(Store::over(Arc::clone(&objects) as _), cc("DE"));
+        let report = tokio.block_on(verify_store(&shelf, &hub.versions, Millis(0))).unwrap();
+        assert_eq!(report.fault, missing(found), "without {gone:?}");
+        for (log, bytes) in logs.iter().zip(kept) {
+            tokio.block_on(objects.put(log, bytes.into())).unwrap();
+        }
+    }
+}
+
+/// Began at a checkpoint, a store does not prove what came before, and may not say that it does.
+#[test]
+fn a_complete_log_has_each_chain_from_its_first_batch_on() {
+    let (tokio, mut hub) = (tokio(), Hub::new(NOON));
+    hub.batch("FR", "DE", 1, NOON);
+    let start = Read::Checkpoint(hub.checkpoint("FR", "DE", NOON));
+    let second = Read::Batch(hub.batch("FR", "DE", 1, NOON));
+    let mut intake = Intake::resume(cc("DE"), None, true);
+    intake.take(5, &start, &hub.versions).unwrap();
+    intake.take(6, &second, &hub.versions).unwrap();
+    let draft = draft(cc("DE"), None, &intake.joined(None, 10)).unwrap();
+    let store = Store::over(Arc::new(InMemory::new()));
+    let verify = |log: Bytes| {
+        tokio.block_on(async {
+            store.put(&data_path(cc("DE"), &draft.sealed.entry.data.name), draft.data.clone()).await.unwrap();
+            store.put(&log_path(cc("DE"), 1), log).await.unwrap();
+            verify_store(&Shelf::unread(store.clone(), cc("DE")), &hub.versions, Millis(0)).await.unwrap()
+        })
+    };
+    let report = verify(draft.log.clone());
+    assert_eq!((report.fault, report.starts), (None, [(cc("FR"), 1)].into()));
+    let complete = String::from_utf8(draft.log.to_vec()).unwrap();
+    let complete = complete.replace("\"complete\": false", "\"complete\": true");
+    let Some(Fault { what: Wrong::Batch { reason, .. }, .. }) = verify(complete.into()).fault else {
+        panic!()
+    };
+    assert_eq!(reason, Break::Sequence { last: 0, found: 2 });
 }
 
 /// Another value in a line of JSON; `None` if it holds none that could be wrong.

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use jiff::{ToSpan, tz::TimeZone};
+use keyferry_runtime::clock::{Clock, SystemClock};
 use keyferry_schemas::{
     batch::sha256,
     country::Country,
@@ -16,6 +17,7 @@ use keyferry_schemas::{
 };
 use keyferry_sinks::{
     Countries, DistributeConfig,
+    config::may_be_gone,
     shelf::Shelf,
     store::{LocalConfig, Store, StoreConfig},
     verify::{Report, verify_store},
@@ -55,8 +57,8 @@ impl Hub {
         let versions = self.network()?.versions();
         let config = StoreConfig::Local(LocalConfig { path: store.to_owned() });
         block_on(async {
-            let shelf = Shelf::open(Store::read_only(&config)?, country.parse()?).await?;
-            Ok(verify_store(&shelf, versions.as_ref()).await?)
+            let shelf = Shelf::unread(Store::read_only(&config)?, country.parse()?);
+            Ok(verify_store(&shelf, versions.as_ref(), may_be_gone(SystemClock.now())).await?)
         })
     }
 }

@@ -10,7 +10,10 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{avro::Record as _, batch::SignedBatch};
 
-use super::{Proof, walk::Walk};
+use super::{
+    Proof,
+    walk::{Begin, Walk},
+};
 use crate::cli::files;
 
 /// Which files.
@@ -29,7 +32,7 @@ pub(super) fn run(args: &Batch) -> Result<(), Fatal> {
     let codec = Codec::single_object().map_err(Fatal::failure)?;
     let named = |n: usize| if n == 1 { args.files[0].display().to_string() } else { format!("{n} files") };
     // Whoever has some batches of a chain proves these; that they are all is proven by a topic or a store.
-    let mut walk = Walk::new(named(args.files.len()), &versions, None, true);
+    let mut walk = Walk::new(named(args.files.len()), &versions, None, Begin::Anywhere);
     for file in &args.files {
         let bytes = files::read("the batch", file)?;
         let place = file.display().to_string();

@@ -3,9 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keyferry_runtime::{config, exit::Fatal};
-use keyferry_schemas::country::Country;
+use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
+    config,
+    exit::Fatal,
+};
+use keyferry_schemas::{country::Country, network::MemberState, time::Millis};
 use keyferry_sinks::{
+    config::may_be_gone,
     log::LevelName,
     shelf::Shelf,
     store::{LocalConfig, Store as Objects, StoreConfig, StoreError},
@@ -14,7 +19,7 @@ use keyferry_sinks::{
 
 use super::{
     Proof,
-    report::{Chain, Line, Report, begins},
+    report::{Chain, Line, Report, begins, origin_signature, unproven},
 };
 use crate::roles::{Checked, TOOLS};
 
@@ -32,60 +37,68 @@ pub struct Store {
 }
 
 pub(super) fn run(args: &Store) -> Result<(), Fatal> {
-    let (source, config) = config(args)?;
+    let (source, config, erased_until) = config(args)?;
     let versions = args.proof.versions(false)?;
+    // Of a country that has left, everything is erased at once.
+    let now = SystemClock.now();
+    let left = versions.values().next_back().is_some_and(|n| n.state(args.country, now) == MemberState::Left);
+    let erased_until = if left { now } else { erased_until };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Fatal::failure(format_args!("no threads can be made: {e}")))?;
     let found = runtime.block_on(async {
-        let shelf = Shelf::open(Objects::read_only(&config)?, args.country).await?;
-        verify_store(&shelf, &versions).await
+        let shelf = Shelf::unread(Objects::read_only(&config)?, args.country);
+        verify_store(&shelf, &versions, erased_until).await
     });
     let found = match found {
         Ok(found) => found,
-        // The very end of the log is damaged: nothing before it could be looked at.
-        Err(e @ StoreError::Corrupt { .. }) => {
-            return Report { source, fault: Some(e.to_string()), ..Report::default() }
-                .finish(args.proof.json);
-        }
         Err(e @ StoreError::Unavailable(_)) => return Err(Fatal::unreachable(e)),
         Err(e) => return Err(Fatal::config(e)),
     };
     report(source, args.country, &found).finish(args.proof.json)
 }
 
-fn config(args: &Store) -> Result<(String, StoreConfig), Fatal> {
+/// What it is called, where it is, and up to which uploads its keys may be erased.
+fn config(args: &Store) -> Result<(String, StoreConfig, Millis), Fatal> {
+    let now = SystemClock.now();
+    let distribute = match &args.proof.kafka.config {
+        None => None,
+        Some(file) => {
+            let Checked::<TOOLS>(config) = config::load(file, "keyferry")?;
+            config.distribute.map(|distribute| (file, distribute))
+        }
+    };
+    let erased_until = distribute.as_ref().map_or(may_be_gone(now), |(_, d)| d.periods().erased_until(now));
     if let Some(path) = &args.path {
         let shown = path.display();
         if !path.is_dir() {
             return Err(Fatal::config(format_args!("--path: {shown} is no directory")));
         }
-        return Ok((
-            format!("{shown} {}", args.country),
-            StoreConfig::Local(LocalConfig { path: path.clone() }),
-        ));
+        let local = StoreConfig::Local(LocalConfig { path: path.clone() });
+        return Ok((format!("{shown} {}", args.country), local, erased_until));
     }
-    let none = || {
+    let (file, distribute) = distribute.ok_or_else(|| {
         Fatal::config(
             "no store is given: name its directory with --path DIR, or a configuration with `distribute.store` with --config FILE",
         )
-    };
-    let file = args.proof.kafka.config.as_ref().ok_or_else(none)?;
-    let Checked::<TOOLS>(config) = config::load(file, "keyferry")?;
-    let store = config.distribute.ok_or_else(none)?.store;
-    Ok((format!("the store of {} for {}", file.display(), args.country), store))
+    })?;
+    Ok((format!("the store of {} for {}", file.display(), args.country), distribute.store, erased_until))
 }
 
 fn report(source: String, country: Country, found: &Found) -> Report {
-    let batches = found.batches.iter().map(|b| Line {
-        place: b.tag.to_string(),
-        origin: b.origin.to_string(),
-        sequence: b.sequence,
-        keys: b.keys,
-        level: match b.level {
+    let batches = found.batches.iter().map(|b| {
+        let level = match b.level {
             LevelName::Whole => "whole",
             LevelName::Subset => "subset",
-        },
-        keys_present: b.keys_present,
+        };
+        Line {
+            place: b.tag.to_string(),
+            origin: b.origin.to_string(),
+            sequence: b.sequence,
+            keys: b.keys,
+            level,
+            keys_present: b.keys_present,
+            origin_signature: origin_signature(level, b.keys_present),
+        }
     });
     let chains = found.chains.iter().map(|(origin, link)| {
         let start = found.starts.get(origin).copied().unwrap_or_default();
@@ -94,16 +107,20 @@ fn report(source: String, country: Country, found: &Found) -> Report {
             first_sequence,
             last_sequence: link.sequence,
             last_manifest_sha256: hex::encode(link.manifest),
-            begins: begins(first_sequence, true),
+            // Checkpoints are not kept in a store.
+            begins: begins(first_sequence, false, false),
+            stated_at: None,
         };
         (origin.to_string(), chain)
     });
+    let chains = chains.collect();
+    let fault = found.fault.as_ref().map(ToString::to_string).or_else(|| unproven(&chains));
     Report {
         source,
         destination: Some(country.to_string()),
         batches: batches.collect(),
-        chains: chains.collect(),
-        fault: found.fault.as_ref().map(ToString::to_string),
+        chains,
+        fault,
         ..Report::default()
     }
 }

@@ -17,7 +17,7 @@ use keyferry_schemas::{
     world::{HUB_KEY, Rng, World, key},
 };
 
-use super::walk::Walk;
+use super::walk::{Begin, Walk};
 
 const NOW: Timestamp = Timestamp::constant(1_800_000_000, 0);
 
@@ -105,8 +105,8 @@ impl Scene {
     }
 
     /// The first fault, if any, and from where to where the chain is proven.
-    fn verify(&self, records: Vec<KeysRecord>, may_begin_late: bool) -> (Option<String>, Option<(i64, i64)>) {
-        let mut walk = Walk::new("topic".into(), &self.versions, Some(country("FR")), may_begin_late);
+    fn verify(&self, records: Vec<KeysRecord>, begin: Begin) -> (Option<String>, Option<(i64, i64)>) {
+        let mut walk = Walk::new("topic".into(), &self.versions, Some(country("FR")), begin);
         let mut records = records.iter().enumerate();
         let fault = records.find_map(|(i, record)| walk.take(format!("offset {i}"), record).err());
         let report = walk.end(fault);
@@ -122,36 +122,43 @@ fn records(batches: impl IntoIterator<Item = SignedBatch>) -> Vec<KeysRecord> {
 #[test]
 fn a_chain_is_proven_from_its_first_batch_on() {
     let scene = scene();
-    assert_eq!(scene.verify(records(scene.chain(3)), false), (None, Some((1, 3))));
+    assert_eq!(scene.verify(records(scene.chain(3)), Begin::First), (None, Some((1, 3))));
 }
 
 #[test]
 fn a_batch_that_is_missing_doubled_or_altered_is_named() {
     let scene = scene();
     let chain = scene.chain(3);
-    let (fault, proven) = scene.verify(records([chain[0].clone(), chain[2].clone()]), true);
+    let (fault, proven) = scene.verify(records([chain[0].clone(), chain[2].clone()]), Begin::Confirmed);
     assert_eq!(fault.unwrap(), "offset 1: DE sequence 3: sequence 3 follows 1");
     assert_eq!(proven, Some((1, 1)));
-    let (fault, _) = scene.verify(records([chain[0].clone(), chain[0].clone()]), true);
+    let (fault, _) = scene.verify(records([chain[0].clone(), chain[0].clone()]), Begin::Confirmed);
     assert_eq!(fault.unwrap(), "offset 1: DE sequence 1: sequence 1 follows 1");
 
     let mut altered = chain.clone();
     altered[1].new = vec![0].into();
-    let (fault, _) = scene.verify(records(altered), false);
+    let (fault, _) = scene.verify(records(altered), Begin::First);
     assert_eq!(fault.unwrap(), "offset 1: DE sequence 2: the bitmap is not what the manifest says");
     let mut forged = chain;
     forged[2].signature[0] ^= 1;
-    let (fault, _) = scene.verify(records(forged), false);
+    let (fault, _) = scene.verify(records(forged), Begin::First);
     assert_eq!(fault.unwrap(), "offset 2: DE sequence 3: the signature does not hold");
 }
 
 #[test]
 fn a_start_that_is_gone_counts_only_where_it_may_be_gone() {
     let scene = scene();
-    let late = records(scene.chain(3).into_iter().skip(1));
-    assert!(scene.verify(late, false).0.unwrap().contains("sequence 2 follows 0"));
-    let late = records(scene.chain(3).into_iter().skip(1));
-    assert_eq!(scene.verify(late, true), (None, Some((2, 3))));
+    let late = || records(scene.chain(3).into_iter().skip(1));
+    assert!(scene.verify(late(), Begin::First).0.unwrap().contains("sequence 2 follows 0"));
+    assert_eq!(scene.verify(late(), Begin::Anywhere), (None, Some((2, 3))));
+    // What is gone by law is believed if the hub says later what the chain was.
+    let (fault, proven) = scene.verify(late(), Begin::Confirmed);
+    assert_eq!(proven, Some((2, 3)));
+    let unproven = "the chain from DE begins in its middle, at sequence 2, and no checkpoint confirms it";
+    assert_eq!(fault.unwrap(), unproven);
+    let hash = sha256(&scene.chain(3)[2].manifest);
+    let confirmed = late().into_iter().chain([scene.checkpoint(3, hash)]).collect();
+    assert_eq!(scene.verify(confirmed, Begin::Confirmed), (None, Some((2, 3))));
 }
 
 #[test]
@@ -160,12 +167,12 @@ fn a_checkpoint_begins_a_chain_and_reveals_a_cut() {
     let chain = scene.chain(3);
     let hash = |i: usize| sha256(&chain[i].manifest);
     let from_checkpoint = [scene.checkpoint(1, hash(0))].into_iter().chain(records(chain[1..].to_vec()));
-    assert_eq!(scene.verify(from_checkpoint.collect(), false), (None, Some((2, 3))));
+    assert_eq!(scene.verify(from_checkpoint.collect(), Begin::First), (None, Some((2, 3))));
     let empty = [scene.checkpoint(0, [0; 32])].into_iter().chain(records(chain.clone()));
-    assert_eq!(scene.verify(empty.collect(), false), (None, Some((1, 3))));
-    assert_eq!(scene.verify(vec![scene.checkpoint(0, [0; 32])], false), (None, Some((1, 0))));
+    assert_eq!(scene.verify(empty.collect(), Begin::First), (None, Some((1, 3))));
+    assert_eq!(scene.verify(vec![scene.checkpoint(0, [0; 32])], Begin::First), (None, Some((1, 0))));
     let cut = records(chain[..2].to_vec()).into_iter().chain([scene.checkpoint(3, hash(2))]);
-    let fault = scene.verify(cut.collect(), false).0.unwrap();
+    let fault = scene.verify(cut.collect(), Begin::First).0.unwrap();
     assert!(fault.ends_with("a checkpoint states sequence 3, and 2 was received"), "{fault}");
 }
 
@@ -173,10 +180,23 @@ fn a_checkpoint_begins_a_chain_and_reveals_a_cut() {
 fn what_is_for_another_or_of_an_unknown_version_is_refused() {
     let mut scene = scene();
     let other = scene.batch(1, [0; 32], "IT");
-    assert!(scene.verify(records([other]), false).0.unwrap().ends_with("it is for IT"));
+    assert!(scene.verify(records([other]), Begin::First).0.unwrap().ends_with("it is for IT"));
     let chain = scene.chain(1);
     let network = scene.versions.remove(&1).unwrap();
     scene.versions.insert(2, Arc::clone(&network));
-    let fault = scene.verify(records(chain), false).0.unwrap();
+    let fault = scene.verify(records(chain), Begin::First).0.unwrap();
     assert!(fault.contains("network version 1, which is not known here; known are 2"), "{fault}");
+}
+
+#[test]
+fn a_chain_says_when_it_was_last_confirmed() {
+    let scene = scene();
+    let hash = sha256(&scene.chain(1)[0].manifest);
+    let mut walk = Walk::new("topic".into(), &scene.versions, Some(country("FR")), Begin::First);
+    for record in records(scene.chain(1)) {
+        walk.take("offset 0".into(), &record).unwrap();
+    }
+    walk.take("offset 1".into(), &scene.checkpoint(1, hash)).unwrap();
+    let report = walk.end(None);
+    assert_eq!(report.chains["DE"].stated_at.as_deref(), Some("2027-01-15T08:00:00Z"));
 }

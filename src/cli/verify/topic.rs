@@ -4,7 +4,10 @@ use clap::Args;
 use keyferry_runtime::{codec::Codec, exit::Fatal, tail::Record};
 use keyferry_schemas::{country::Country, topics};
 
-use super::{Proof, walk::Walk};
+use super::{
+    Proof,
+    walk::{Begin, Walk},
+};
 use crate::cli::{Connection, bounds, read};
 
 /// Which topic.
@@ -24,7 +27,8 @@ pub(super) fn run(args: &Topic) -> Result<(), Fatal> {
     // The end first, then the versions, so that every version is known that a batch before that end names.
     let (low, end) = bounds(&connection.kafka, &topic)?;
     let versions = args.proof.versions(true)?;
-    let mut walk = Walk::new(topic.clone(), &versions, Some(args.country), low > 0);
+    let begin = if low > 0 { Begin::Confirmed } else { Begin::First };
+    let mut walk = Walk::new(topic.clone(), &versions, Some(args.country), begin);
     let mut fault = None;
     read(&connection.kafka, &topic, end, |record| {
         if connection.lacks_registry(record.value.as_ref()) {

@@ -8,9 +8,21 @@ use keyferry_schemas::{
     batch::{Checkpoint, Manifest, SignedBatch},
     chain::{Break, Chains, Link, VerifiedBatch},
     country::Country,
+    time::Millis,
 };
 
-use super::report::{Chain, Line, Report, begins, level};
+use super::report::{Chain, Line, Report, begins, level, origin_signature, unproven};
+
+/// Where a chain may begin, besides at its first batch and at a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// Nowhere: everything is here.
+    First,
+    /// In its middle, if a later checkpoint confirms it: what stood before is gone by law.
+    Confirmed,
+    /// In its middle: only these batches are to be proven.
+    Anywhere,
+}
 
 /// A walk along the batches for one country.
 pub(super) struct Walk<'a> {
@@ -18,10 +30,12 @@ pub(super) struct Walk<'a> {
     /// Known from the first batch on, unless given.
     destination: Option<Country>,
     chains: Option<Chains>,
-    /// Whether a chain may begin in its middle, since what stood before is gone by law.
-    may_begin_late: bool,
+    begin: Begin,
     first: BTreeMap<Country, i64>,
-    checkpoints: BTreeSet<Country>,
+    /// Chains that began at a checkpoint.
+    from_checkpoint: BTreeSet<Country>,
+    /// The last checkpoint that confirmed each.
+    stated: BTreeMap<Country, Millis>,
     pub(super) report: Report,
 }
 
@@ -30,15 +44,16 @@ impl<'a> Walk<'a> {
         source: String,
         versions: &'a Versions,
         destination: Option<Country>,
-        may_begin_late: bool,
+        begin: Begin,
     ) -> Self {
         Self {
             versions,
             destination,
             chains: destination.map(Chains::new),
-            may_begin_late,
+            begin,
             first: BTreeMap::new(),
-            checkpoints: BTreeSet::new(),
+            from_checkpoint: BTreeSet::new(),
+            stated: BTreeMap::new(),
             report: Report { source, ..Report::default() },
         }
     }
@@ -69,7 +84,7 @@ impl<'a> Walk<'a> {
             return Err(format!("{origin} sequence {sequence}: it carries the country's own keys"));
         }
         let mut chains = self.chains.take().unwrap_or_else(|| Chains::new(destination));
-        if self.may_begin_late && sequence > 1 && !chains.links().contains_key(&origin) {
+        if self.begin != Begin::First && sequence > 1 && !chains.links().contains_key(&origin) {
             // Of what came before nothing is known but its hash.
             let before =
                 Link { sequence: sequence - 1, manifest: manifest.previous, ..Link::of(manifest, [0; 32]) };
@@ -88,6 +103,7 @@ impl<'a> Walk<'a> {
             keys: u64::try_from(verified.keys().len()).unwrap_or(u64::MAX),
             level: level(manifest.level),
             keys_present: true,
+            origin_signature: origin_signature(level(manifest.level), true),
         });
         Ok(())
     }
@@ -96,9 +112,11 @@ impl<'a> Walk<'a> {
         let destination = *self.destination.get_or_insert(checkpoint.destination);
         let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
         chains.checkpoint(checkpoint, self.versions).map_err(|e| self.advise(&e))?;
+        self.report.checkpoints += 1;
+        self.stated.insert(checkpoint.origin, checkpoint.at);
         if !self.first.contains_key(&checkpoint.origin) {
             self.first.insert(checkpoint.origin, checkpoint.sequence.saturating_add(1));
-            self.checkpoints.insert(checkpoint.origin);
+            self.from_checkpoint.insert(checkpoint.origin);
         }
         Ok(())
     }
@@ -121,15 +139,18 @@ impl<'a> Walk<'a> {
         self.report.destination = self.destination.map(|c| c.to_string());
         for (origin, link) in self.chains.iter().flat_map(|c| c.links()) {
             let first = self.first.get(origin).copied().unwrap_or(link.sequence);
+            let stated = self.stated.get(origin);
             let chain = Chain {
                 first_sequence: first,
                 last_sequence: link.sequence,
                 last_manifest_sha256: hex::encode(link.manifest),
-                begins: begins(first, self.checkpoints.contains(origin)),
+                begins: begins(first, self.from_checkpoint.contains(origin), stated.is_some()),
+                stated_at: stated.map(ToString::to_string),
             };
             self.report.chains.insert(origin.to_string(), chain);
         }
-        self.report.fault = fault;
+        let unproven = || unproven(&self.report.chains).filter(|_| self.begin == Begin::Confirmed);
+        self.report.fault = fault.or_else(unproven);
         self.report
     }
 }
