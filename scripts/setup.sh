@@ -37,6 +37,7 @@ jars=target/kafka
 jars_stamp=$(stamp_of scripts/kafka/pom.xml)
 is_fresh $jars/stamp "$jars_stamp" || need maven have mvn
 if [ "$purpose" = all ]; then
+  need curl have curl
   need python3 have python3
   need python3-venv venv_works
 fi
