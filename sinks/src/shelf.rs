@@ -44,7 +44,8 @@ pub enum Appended {
 }
 
 impl Shelf {
-    /// Finds the head. Asks for single objects only: numbers have no gaps, so the end is found by doubling and halving.
+    /// Finds the head. Numbers have no gaps, so the end is found by doubling and halving; a listing is asked for only
+    /// where there seems to be nothing.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -179,12 +180,6 @@ impl Shelf {
         Sealed::read(&bytes, self.country, number).map(Some).map_err(|e| self.corrupt(number, &e.to_string()))
     }
 
-    /// The store behind it.
-    #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     async fn last_number(&self) -> Result<u64, StoreError> {
         let exists = async |n| self.store.exists(&log_path(self.country, n)).await;
         // Invariant: `low` is 0 or exists, `high` does not exist.
@@ -195,6 +190,11 @@ impl Shelf {
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if exists(middle).await? { low = middle } else { high = middle }
+        }
+        // Without its first object a log of any length looks empty, and would be begun anew under names that clients
+        // have seen before. The first one may also have come just now, from another instance.
+        if low == 0 && !self.store.list(&log_prefix(self.country)).await?.is_empty() && !exists(1).await? {
+            return Err(self.missing(1));
         }
         Ok(low)
     }

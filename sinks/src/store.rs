@@ -288,16 +288,16 @@ fn present<T>(found: Result<T, Error>) -> Result<Option<T>, StoreError> {
     }
 }
 
-/// Where log object `number` of a country is. Padded, so that a listing is in order.
-#[must_use]
-pub fn log_path(country: Country, number: u64) -> Path {
-    log_prefix(country).join(format!("{number:010}"))
-}
-
 /// Where the log objects of a country are.
 #[must_use]
 pub fn log_prefix(country: Country) -> Path {
     Path::from(format!("log/{}", country.lower()))
+}
+
+/// Where log object `number` of a country is. Padded, so that a listing is in order.
+#[must_use]
+pub fn log_path(country: Country, number: u64) -> Path {
+    log_prefix(country).join(format!("{number:010}"))
 }
 
 /// Where the data objects of a country are.

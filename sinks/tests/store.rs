@@ -85,6 +85,19 @@ fn the_head_is_found_in_a_log_of_any_length() {
     writer.stop();
 }
 
+#[test]
+fn a_log_without_its_first_object_is_no_empty_store() {
+    let (tokio, _, objects) = written(2);
+    tokio.block_on(objects.delete(&log_path(cc("DE"), 1))).unwrap();
+    let open = |country| {
+        let store = Store::over(Arc::clone(&objects) as _);
+        tokio.block_on(Shelf::open(store, cc(country))).map(|s| s.head().is_some())
+    };
+    let refused = open("DE").unwrap_err().to_string();
+    assert!(refused.contains("log/de/0000000001") && refused.contains("it is gone"), "{refused}");
+    assert!(!open("FR").unwrap(), "of this one there never was anything");
+}
+
 /// Log objects of DE: one batch, two joined, and one batch each up to `length`.
 fn written(length: usize) -> (tokio::runtime::Runtime, Hub, Arc<InMemory>) {
     let (tokio, mut hub, list) = (tokio(), Hub::new(NOON), List::default());
