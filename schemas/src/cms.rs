@@ -34,6 +34,7 @@ const SIGNATURES: [&str; 8] = [
     "1.2.840.10045.4.3.4",
 ];
 const RSA_PSS: &str = "1.2.840.113549.1.1.10";
+const MGF1: &str = "1.2.840.113549.1.1.8";
 /// CMS nests a handful of levels; a hostile one may not nest the stack away.
 const MAX_DEPTH: u32 = 32;
 /// Longest CMS that is read, in bytes. One signer with RSA of 8192 bits and a chain of certificates takes less than ten
@@ -148,7 +149,7 @@ struct PssParameters {
     #[asn1(context_specific = "0", tag_mode = "EXPLICIT", optional = "true")]
     hash: Option<AlgorithmIdentifierOwned>,
     #[asn1(context_specific = "1", tag_mode = "EXPLICIT", optional = "true")]
-    mask: Option<Any>,
+    mask: Option<AlgorithmIdentifierOwned>,
     #[asn1(context_specific = "2", tag_mode = "EXPLICIT", optional = "true")]
     salt_length: Option<Any>,
     #[asn1(context_specific = "3", tag_mode = "EXPLICIT", optional = "true")]
@@ -158,10 +159,17 @@ struct PssParameters {
 fn signature_allowed(algorithm: &AlgorithmIdentifierOwned) -> bool {
     if algorithm.oid == ObjectIdentifier::new_unwrap(RSA_PSS) {
         let parameters = algorithm.parameters.as_ref().and_then(|p| p.decode_as::<PssParameters>().ok());
-        // Absent means SHA-1, by the standard.
-        return parameters.and_then(|p| p.hash).is_some_and(|hash| is_sha2(hash.oid));
+        // Absent means SHA-1, by the standard; the mask has a digest of its own.
+        return parameters.is_some_and(|p| {
+            p.hash.is_some_and(|hash| is_sha2(hash.oid)) && p.mask.is_some_and(|mask| mask_allowed(&mask))
+        });
     }
     SIGNATURES.iter().any(|known| ObjectIdentifier::new_unwrap(known) == algorithm.oid)
+}
+
+fn mask_allowed(mask: &AlgorithmIdentifierOwned) -> bool {
+    let digest = mask.parameters.as_ref().and_then(|p| p.decode_as::<AlgorithmIdentifierOwned>().ok());
+    mask.oid == ObjectIdentifier::new_unwrap(MGF1) && digest.is_some_and(|digest| is_sha2(digest.oid))
 }
 
 /// Where the BER element at the start of `bytes` ends; `None` if it does not.

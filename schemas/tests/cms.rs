@@ -71,6 +71,7 @@ fn what_backends_send_holds() {
             let pss = "-keyopt rsa_padding_mode:pss";
             forms.extend(["sha256", "sha384", "sha512"].map(|md| format!(" -md {md} {pss}")));
             forms.push(format!(" {pss} -noattr -keyopt rsa_pss_saltlen:0"));
+            forms.push(format!(" {pss} -keyopt rsa_mgf1_md:sha512"));
         }
         for form in forms {
             let cms = desk.sign(&format!("{signer}{form}"));
@@ -149,7 +150,9 @@ fn each_fault_of_structure_has_its_name() {
     }
     assert_eq!(refused(&format!("{rsa} -md md5")), Rejection::SignatureAlgorithm);
     let pss = "-keyopt rsa_padding_mode:pss";
-    assert_eq!(refused(&format!("{rsa} -md sha1 {pss}")), Rejection::SignatureAlgorithm);
+    for weak in ["-md sha1", "-md sha256 -keyopt rsa_mgf1_md:sha1", "-keyopt rsa_mgf1_md:sha224"] {
+        assert_eq!(refused(&format!("{rsa} {pss} {weak}")), Rejection::SignatureAlgorithm, "{weak}");
+    }
     assert_eq!(refused(&format!("{rsa} {ec}")), Rejection::SignatureSigners);
 
     desk.sign(rsa);
