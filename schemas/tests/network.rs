@@ -42,6 +42,8 @@ const CASES: &[Case] = &[
         "signing_keys[1].id",
         "stands for an earlier key already",
     ),
+    (|d| d.signing_keys[0].id.clear(), "signing_keys[0].id", "is empty"),
+    (|d| d.signing_keys[0].id = " ".into(), "signing_keys[0].id", "is empty"),
     (|d| d.signing_keys[0].until = d.signing_keys[0].from, "signing_keys[0].until", "is not after `from`"),
     (
         |d| d.signing_keys[0].public_key.clear(),
@@ -176,6 +178,23 @@ const CASES: &[Case] = &[
         "names XK, which is no member",
     ),
     (|d| one_way(&mut d.agreements[0]).origins[0] = "XK".parse().unwrap(), "agreements[0]", "names XK"),
+    (
+        |d| {
+            let again = d.agreements[0].parties[1];
+            d.agreements[0].parties.push(again);
+        },
+        "agreements[0]",
+        "names FR twice",
+    ),
+    (
+        |d| {
+            let to = &mut one_way(&mut d.agreements[0]).destinations;
+            to.extend(to.clone());
+        },
+        "agreements[0]",
+        "names DE twice",
+    ),
+    (|d| d.agreements[0].legal_basis = "\n".into(), "agreements[0].legal_basis", "is empty"),
     (|d| d.agreements[0].until = d.agreements[0].from, "agreements[0].until", "is not after `from`"),
     (|d| d.agreements[0].kinds.clear(), "agreements[0]", "covers nothing: name `kinds` and `report_types`"),
     (|d| d.agreements[0].report_types.clear(), "agreements[0]", "covers nothing"),

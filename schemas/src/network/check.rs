@@ -33,6 +33,9 @@ pub(super) fn check(document: &Document) -> Vec<Fault> {
     }
     let mut ids = HashSet::new();
     for (i, key) in document.signing_keys.iter().enumerate() {
+        if key.id.trim().is_empty() {
+            fault(format!("signing_keys[{i}].id"), "is empty");
+        }
         if !ids.insert(&key.id) {
             fault(format!("signing_keys[{i}].id"), "stands for an earlier key already");
         }
@@ -71,6 +74,15 @@ pub(super) fn check(document: &Document) -> Vec<Fault> {
                 path.clone(),
                 "names either two or more `parties` (mutual), or `origins` and `destinations`",
             );
+        }
+        for side in [&agreement.parties, &agreement.origins, &agreement.destinations] {
+            let mut named = HashSet::new();
+            for country in side.iter().filter(|c| !named.insert(**c)) {
+                fault(path.clone(), &format!("names {country} twice"));
+            }
+        }
+        if agreement.legal_basis.trim().is_empty() {
+            fault(format!("{path}.legal_basis"), "is empty");
         }
         for country in agreement.parties.iter().chain(&agreement.origins).chain(&agreement.destinations) {
             if !countries.contains(country) {
