@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`broker`] | one broker for the tests of a process |
+//! | [`chains`] | chains of batches, to be put on topics by hand |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
@@ -13,6 +14,7 @@
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod broker;
+pub mod chains;
 pub mod downloads;
 pub mod front;
 pub mod hub;

@@ -8,30 +8,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use ed25519_dalek::SigningKey;
-use keyferry_processors::{
-    pipeline::{Source, step},
-    state::OriginState,
-};
-use keyferry_runtime::clock::{Clock, SystemClock};
-use keyferry_schemas::{
-    batch::{SignedBatch, sign_manifest},
-    country::Country,
-    topics,
-    world::{Rng, World, key},
-};
+use keyferry_schemas::{batch::SignedBatch, topics, world::World};
 use keyferry_tests::{
+    chains::{KEYS, changed, forged},
     downloads::{Addresses, Client, End},
     hub::{Hub, Lone},
 };
 use reqwest::StatusCode;
-
-const KEYS: usize = 30;
 
 fn hub(countries: &[&str]) -> Hub {
     Hub::start(World::new(countries, jiff::Timestamp::now()).unwrap()).unwrap()
@@ -41,30 +28,6 @@ fn start(hub: &Hub, store: &Path) -> (Lone, Addresses) {
     let lone = hub.lone_distribution(env!("CARGO_BIN_EXE_lone-distribution"), store).unwrap();
     let at = lone.addresses().unwrap();
     (lone, at)
-}
-
-/// What the hub would deliver for `n` uploads of DE, by destination.
-fn batches(hub: &Hub, n: usize) -> BTreeMap<Country, Vec<SignedBatch>> {
-    let network = hub.world.network().unwrap();
-    let tools = hub.tools("p-0");
-    let mut state = OriginState::new("DE".parse().unwrap(), 0);
-    let mut rng = Rng::new(1);
-    let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for i in 0..n {
-        let now = SystemClock.now();
-        let keys: Vec<_> = (0..KEYS).map(|_| key(&mut rng, "DE", &[], now)).collect();
-        let upload = hub.world.upload("DE", &format!("tag-{i}"), &keys).unwrap();
-        let source = Source { offset: i as i64, timestamp: now, upload: Ok(upload) };
-        for (destination, batch) in step(&mut state, source, &network, &tools).unwrap().batches {
-            all.entry(destination).or_default().push(batch);
-        }
-        state.commit();
-    }
-    all
-}
-
-fn put(hub: &Hub, country: &str, batch: &SignedBatch) {
-    hub.put(&topics::keys(country.parse().unwrap()), hub.codec.encode(batch)).unwrap();
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -94,36 +57,25 @@ fn value(metrics: &str, name: &str) -> u64 {
 fn a_record_that_is_not_the_next_of_its_chain_stops_its_country_alone() {
     let broken = ["FR", "NL", "ES", "IT", "AT", "PL", "CZ", "BE"];
     let hub = hub(&["DE", "LU", "FR", "NL", "ES", "IT", "AT", "PL", "CZ", "BE"]);
-    let all = batches(&hub, 4);
+    let all = hub.chains(4).unwrap();
     let of = |country: &str, n: usize| all[&country.parse().unwrap()][n - 1].clone();
-    let stranger = SigningKey::from_bytes(&[9; 32]);
-    let forged = |mut batch: SignedBatch| {
-        batch.signature = sign_manifest(&stranger, &batch.manifest);
-        batch
-    };
-    let changed = |mut batch: SignedBatch| {
-        let mut keys = batch.keys.to_vec();
-        keys[10] ^= 1;
-        batch.keys = keys.into();
-        batch
-    };
     for country in broken.iter().chain(&["LU"]) {
-        put(&hub, country, &of(country, 1));
+        hub.deliver(country, &of(country, 1)).unwrap();
     }
-    put(&hub, "FR", &of("FR", 3)); // 2 is dropped
-    put(&hub, "NL", &of("NL", 1)); // doubled
-    put(&hub, "ES", &of("ES", 3)); // 2 and 3 swapped
-    put(&hub, "ES", &of("ES", 2));
-    put(&hub, "IT", &of("FR", 2)); // of another country
-    put(&hub, "AT", &forged(of("AT", 2)));
-    put(&hub, "PL", &changed(of("PL", 2)));
+    hub.deliver("FR", &of("FR", 3)).unwrap(); // 2 is dropped
+    hub.deliver("NL", &of("NL", 1)).unwrap(); // doubled
+    hub.deliver("ES", &of("ES", 3)).unwrap(); // 2 and 3 swapped
+    hub.deliver("ES", &of("ES", 2)).unwrap();
+    hub.deliver("IT", &of("FR", 2)).unwrap(); // of another country
+    hub.deliver("AT", &forged(&of("AT", 2))).unwrap();
+    hub.deliver("PL", &changed(&of("PL", 2))).unwrap();
     hub.put(&topics::keys("CZ".parse().unwrap()), b"garbage".to_vec()).unwrap();
     // A batch for the country itself, as if its own keys came back.
-    put(&hub, "BE", &SignedBatch { manifest: of("BE", 1).manifest, ..of("BE", 2) });
+    hub.deliver("BE", &SignedBatch { manifest: of("BE", 1).manifest, ..of("BE", 2) }).unwrap();
     // What would have been right comes too late.
     for country in broken {
         for n in 2..=4 {
-            put(&hub, country, &of(country, n));
+            hub.deliver(country, &of(country, n)).unwrap();
         }
     }
 
@@ -135,7 +87,7 @@ fn a_record_that_is_not_the_next_of_its_chain_stops_its_country_alone() {
         counted(&metrics, "DE") + counted(&metrics, "unknown") >= broken.len() as u64
     });
     for n in 2..=4 {
-        put(&hub, "LU", &of("LU", n));
+        hub.deliver("LU", &of("LU", n)).unwrap();
     }
     wait_until("the rest for LU", || served(&client, &hub, &at, "LU") == 4);
     for country in broken {
@@ -176,14 +128,14 @@ fn change(object: &Path) {
 #[test]
 fn a_changed_byte_in_the_store_is_never_served() {
     let hub = hub(&["DE", "LU", "FR", "NL"]);
-    let all = batches(&hub, 5);
+    let all = hub.chains(5).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path();
     let client = Client::new().unwrap();
     let (service, at) = start(&hub, store);
     for n in 1..=4 {
         for country in ["LU", "FR", "NL"] {
-            put(&hub, country, &all[&country.parse().unwrap()][n - 1]);
+            hub.deliver(country, &all[&country.parse().unwrap()][n - 1]).unwrap();
         }
         // One by one, so that each is a batch of its own.
         wait_until("a batch", || ["LU", "FR", "NL"].iter().all(|c| served(&client, &hub, &at, c) == n));
@@ -208,7 +160,7 @@ fn a_changed_byte_in_the_store_is_never_served() {
         );
     }
     for country in ["LU", "FR", "NL"] {
-        put(&hub, country, &all[&country.parse().unwrap()][4]);
+        hub.deliver(country, &all[&country.parse().unwrap()][4]).unwrap();
     }
     wait_until("the next batch for LU", || served(&client, &hub, &at, "LU") == 5);
     assert_eq!(hub.verify_store(store, "LU").unwrap().fault, None);
