@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`backend`] | a national backend, over mutual TLS |
 //! | [`broker`] | one broker for the tests of a process |
 //! | [`chains`] | chains of batches, to be put on topics by hand |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
@@ -13,6 +14,7 @@
 //! | [`raw`] | a producer without a library, for what no library writes |
 //! | [`wait`] | waiting for what has to come about |
 
+pub mod backend;
 pub mod broker;
 pub mod chains;
 pub mod downloads;
