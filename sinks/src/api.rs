@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use axum::http::{HeaderMap, StatusCode};
@@ -24,24 +24,42 @@ use crate::{
 
 /// The countries that this instance serves. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Shelves(Arc<RwLock<BTreeMap<Country, Arc<Shelf>>>>);
+pub struct Shelves(Arc<RwLock<BTreeMap<Country, Option<Arc<Shelf>>>>>);
 
 impl Shelves {
-    /// Adds a country.
-    pub fn add(&self, shelf: Arc<Shelf>) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(shelf.country(), shelf);
+    /// Lets a country wait for its shelf.
+    pub fn expect(&self, country: Country) {
+        self.write().entry(country).or_default();
     }
 
-    /// The shelf of a country.
+    /// Adds the shelf of a country.
+    pub fn add(&self, shelf: Arc<Shelf>) {
+        self.write().insert(shelf.country(), Some(shelf));
+    }
+
+    /// Takes a country away.
+    pub fn remove(&self, country: Country) {
+        self.write().remove(&country);
+    }
+
+    /// The shelf of a country, if it could be opened.
     #[must_use]
     pub fn get(&self, country: Country) -> Option<Arc<Shelf>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&country).cloned()
+        self.read().get(&country).cloned().flatten()
     }
 
-    /// All of them.
+    /// All countries, those included that wait for their shelf.
     #[must_use]
     pub fn countries(&self) -> Vec<Country> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.read().keys().copied().collect()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Country, Option<Arc<Shelf>>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Country, Option<Arc<Shelf>>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,13 +111,17 @@ impl Api {
     /// The shelf of the country that asks: nobody sees another one's.
     ///
     /// # Errors
-    /// What [`identify`] and [`Access::check`] say; 421 if the country is served by another instance.
+    /// What [`identify`] and [`Access::check`] say; 421 if the country is served by another instance, 503 if
+    /// its store can not be read.
     pub fn caller(&self, client: Option<&ClientCertificate>) -> Result<Arc<Shelf>, Problem> {
         let now = self.clock.now();
         let network = self.feed.current().ok_or_else(|| unavailable("no network document is known yet"))?;
         let country = identify(client, &network, now)?;
         Access::Download.check(country, &network, now)?;
         self.shelves.get(country).ok_or_else(|| {
+            if self.shelves.countries().contains(&country) {
+                return unavailable("your batches can not be read at the moment; the operator knows");
+            }
             let detail =
                 format!("keys for {country} are not served here; ask the operator for the right host");
             Problem::new(StatusCode::MISDIRECTED_REQUEST, "country-not-served", detail)

@@ -1,26 +1,20 @@
 //! The distribution service: a worker per country, the routes they are downloaded by, and the erasure.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
-    time::{Duration, Instant},
 };
 
 use axum::Router;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::runtime::Handle;
 
 use keyferry_runtime::{
-    clock::SharedClock,
-    codec::Codec,
-    exit::Fatal,
-    health::{Beat, Health},
-    kafka::Kafka,
-    network::NetworkFeed,
+    clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
     shutdown::Shutdown,
 };
-use keyferry_schemas::{country::Country, network::MemberState, time::Millis, topics};
+use keyferry_schemas::{country::Country, network::MemberState, topics};
 
 use crate::{
     api::{Api, Shelves},
@@ -30,12 +24,9 @@ use crate::{
     shelf::Shelf,
     source::KafkaTopic,
     store::{Store, StoreError},
-    sweep::sweep,
+    supervise::supervise,
     worker::{MAX_SILENCE, Worker},
 };
-
-/// How often the supervisor looks for new members, and for the time of the next sweep.
-const TURN: Duration = Duration::from_secs(1);
 
 /// The running service.
 pub struct Distribution {
@@ -43,26 +34,33 @@ pub struct Distribution {
     supervisor: tokio::task::JoinHandle<()>,
 }
 
-struct Parts {
+pub(crate) struct Parts {
     kafka: Kafka,
     codec: Codec,
-    feed: NetworkFeed,
-    config: DistributeConfig,
-    clock: SharedClock,
+    pub(crate) feed: NetworkFeed,
+    pub(crate) config: DistributeConfig,
+    pub(crate) clock: SharedClock,
     health: Health,
-    store: Store,
-    shelves: Shelves,
-    metrics: Metrics,
+    pub(crate) store: Store,
+    pub(crate) shelves: Shelves,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: Shutdown,
+    workers: Mutex<BTreeMap<Country, Running>>,
+}
+
+/// A worker in its thread.
+struct Running {
     stop: Shutdown,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    thread: JoinHandle<()>,
 }
 
 impl Distribution {
     /// Opens the store, and starts a worker per country and the erasure, inside the tokio runtime it is called in.
-    /// Waits for the store only: whether a country can be read shows in `health`.
+    /// Waits for the store only: whether a country can be read shows in the metrics.
     ///
     /// # Errors
-    /// The store can not be reached, or does not create objects only once.
+    /// The store can not be reached, or does not create objects only once. A country whose log is damaged is no reason
+    /// to serve none: it is looked at again later.
     pub async fn start(
         kafka: &Kafka,
         codec: Codec,
@@ -84,13 +82,24 @@ impl Distribution {
             shelves: Shelves::default(),
             metrics,
             stop: Shutdown::new(),
-            threads: Mutex::default(),
+            workers: Mutex::default(),
         });
         parts.known()?;
         // Finding the head of a log takes some requests, one after the other; the countries need not wait in line.
-        try_join_all(parts.wanted().into_iter().map(|country| parts.begin(country))).await.map_err(fatal)?;
+        let begin = async |country| (country, parts.begin(country).await);
+        let mut damaged = BTreeSet::new();
+        for (country, begun) in join_all(parts.wanted().into_iter().map(begin)).await {
+            match begun {
+                Ok(()) => (),
+                Err(e @ StoreError::Corrupt { .. }) => {
+                    tracing::error!(destination = %country, reason = %e, "a country can not be served");
+                    damaged.insert(country);
+                }
+                Err(e) => return Err(fatal(e)),
+            }
+        }
         let beat = health.component("sweep", MAX_SILENCE);
-        let supervisor = tokio::spawn(supervise(Arc::clone(&parts), beat));
+        let supervisor = tokio::spawn(supervise(Arc::clone(&parts), beat, damaged));
         Ok(Self { parts, supervisor })
     }
 
@@ -115,9 +124,15 @@ impl Distribution {
         self.parts.stop.trip();
         // One that panicked has stopped as well.
         let _ = self.supervisor.await;
-        let threads = std::mem::take(&mut *self.parts.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let _ = tokio::task::spawn_blocking(|| threads.into_iter().for_each(|t| drop(t.join()))).await;
+        let workers = std::mem::take(&mut *self.parts.workers());
+        end(workers.into_values().collect()).await;
     }
+}
+
+/// Tells all of them first: each may take a while.
+async fn end(workers: Vec<Running>) {
+    workers.iter().for_each(|w| w.stop.trip());
+    let _ = tokio::task::spawn_blocking(|| workers.into_iter().for_each(|w| drop(w.thread.join()))).await;
 }
 
 fn fatal(error: StoreError) -> Fatal {
@@ -130,11 +145,19 @@ fn fatal(error: StoreError) -> Fatal {
 
 impl Parts {
     /// The countries that this instance is to serve now.
-    fn wanted(&self) -> Vec<Country> {
+    pub(crate) fn wanted(&self) -> Vec<Country> {
         match &self.config.countries {
-            Countries::Only(list) => list.clone(),
+            Countries::Only(list) => {
+                let left = self.left();
+                list.iter().copied().filter(|country| !left.contains(country)).collect()
+            }
             Countries::All => self.members(&[MemberState::Active, MemberState::Paused]),
         }
+    }
+
+    /// The countries that are members no more.
+    pub(crate) fn left(&self) -> Vec<Country> {
+        self.members(&[MemberState::Left])
     }
 
     /// A name that no member has is a slip of the pen: it would wait for ever for a topic that nobody makes.
@@ -159,9 +182,12 @@ impl Parts {
         all.filter(|(_, state)| states.contains(state)).map(|(country, _)| country).collect()
     }
 
-    async fn begin(&self, country: Country) -> Result<(), StoreError> {
+    /// Opens the log of a country and starts its worker.
+    pub(crate) async fn begin(&self, country: Country) -> Result<(), StoreError> {
+        self.metrics.expect(country);
+        self.shelves.expect(country);
         let shelf = Arc::new(Shelf::open(self.store.clone(), country).await?);
-        self.metrics.expect(country, &self.feed);
+        let stop = Shutdown::new();
         let worker = Worker {
             topic: Box::new(KafkaTopic { kafka: self.kafka.clone(), name: topics::keys(country) }),
             shelf: Arc::clone(&shelf),
@@ -171,62 +197,27 @@ impl Parts {
             clock: Arc::clone(&self.clock),
             beat: self.health.component(&topics::keys(country), MAX_SILENCE),
             metrics: self.metrics.clone(),
-            stop: self.stop.clone(),
+            stop: stop.clone(),
             tokio: Handle::current(),
         };
         let name = format!("keys-{}", country.lower());
         let thread = std::thread::Builder::new().name(name).spawn(move || worker.run());
         let thread = thread.map_err(|e| StoreError::Config(format!("no thread for {country}: {e}")))?;
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.workers().insert(country, Running { stop, thread });
         self.shelves.add(shelf);
         Ok(())
     }
 
-    /// One sweep of every country, those that have left included: of these nothing is kept.
-    async fn sweep(&self) -> Result<(), StoreError> {
-        let left: BTreeSet<_> = self.members(&[MemberState::Left]).into_iter().collect();
-        let until = self.config.periods().erased_until(self.clock.now());
-        for country in
-            self.shelves.countries().into_iter().chain(left.iter().copied()).collect::<BTreeSet<_>>()
-        {
-            let until = if left.contains(&country) { Millis(i64::MAX) } else { until };
-            let swept = sweep(&self.store, country, until).await?;
-            self.metrics.oldest(country, swept.oldest);
-            if swept.erased > 0 {
-                tracing::info!(destination = %country, objects = swept.erased, "erased");
-            }
-        }
-        Ok(())
+    /// Serves a country no more. Waits for its worker, which may be in the middle of a request.
+    pub(crate) async fn end(&self, country: Country) {
+        self.shelves.remove(country);
+        let worker = self.workers().remove(&country);
+        end(worker.into_iter().collect()).await;
+        self.metrics.forget(country);
     }
-}
 
-async fn supervise(parts: Arc<Parts>, beat: Beat) {
-    let every = Duration::from_secs(parts.config.sweep_interval_s.into());
-    let mut swept: Option<Instant> = None;
-    while !parts.stop.is_tripped() {
-        let served = parts.shelves.countries();
-        for country in parts.wanted().into_iter().filter(|c| !served.contains(c)) {
-            match parts.begin(country).await {
-                Ok(()) => tracing::info!(destination = %country, "a new member is served"),
-                Err(e) => {
-                    tracing::error!(destination = %country, reason = %e, "a new member can not be served yet")
-                }
-            }
-        }
-        if swept.is_none_or(|at| at.elapsed() >= every) {
-            match parts.sweep().await {
-                Ok(()) => {
-                    swept = Some(Instant::now());
-                    beat.ready(true);
-                    beat.progress();
-                }
-                // No beat: an erasure that fails for long is no life.
-                Err(e) => tracing::error!(reason = %e, "the erasure failed; trying again"),
-            }
-        } else {
-            beat.idle();
-        }
-        let _ = tokio::time::timeout(TURN, parts.stop.wait()).await;
+    fn workers(&self) -> MutexGuard<'_, BTreeMap<Country, Running>> {
+        // Nothing under this lock leaves it half changed.
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    beat.retire();
 }

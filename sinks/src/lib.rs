@@ -3,13 +3,14 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`distribute`], [`config`] | the role: workers, routes, erasure; its configuration |
+//! | `supervise`, [`sweep`] | members that come and leave; erasure |
 //! | [`worker`], [`source`] | one country: reads its topic, verifies, stores |
 //! | `standing` | how a country stands: what of it goes to the log, the metrics, the probes |
+//! | `patience` | waiting for what may be slow |
 //! | [`intake`] | what was verified and is not stored yet; pure |
 //! | [`log`], [`tag`], [`text`] | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
 //! | [`download`], [`audit`], [`api`], [`negotiate`] | the HTTP contract of EFGS |
-//! | [`sweep`] | erasure |
 //! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
 //! | [`metrics`] | what is counted |
 
@@ -22,10 +23,12 @@ pub mod intake;
 pub mod log;
 pub mod metrics;
 pub mod negotiate;
+mod patience;
 pub mod shelf;
 pub mod source;
 mod standing;
 pub mod store;
+mod supervise;
 pub mod sweep;
 pub mod tag;
 pub mod text;

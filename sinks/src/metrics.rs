@@ -36,13 +36,25 @@ impl Metrics {
         })
     }
 
-    /// Lets everything that can be counted stand at 0.
-    pub fn expect(&self, destination: Country, feed: &NetworkFeed) {
+    /// Lets what is counted of a country stand at 0.
+    pub fn expect(&self, destination: Country) {
         self.latency.with_label_values(&[destination.as_str()]);
+        self.up(destination, false);
+    }
+
+    /// Lets breaks stand at 0 for every member, those included that joined just now.
+    pub fn origins(&self, feed: &NetworkFeed) {
         self.breaks.with_label_values(&[STRANGER]);
         for origin in feed.current().iter().flat_map(|n| n.countries().collect::<Vec<_>>()) {
             self.breaks.with_label_values(&[origin.as_str()]);
         }
+    }
+
+    /// A country that is served no more is not missed.
+    pub(crate) fn forget(&self, destination: Country) {
+        // Whether they were there is all the same.
+        let _ = self.latency.remove_label_values(&[destination.as_str()]);
+        let _ = self.up.remove_label_values(&[destination.as_str()]);
     }
 
     /// Keys of an upload made at `created_at` can be downloaded at `now`.

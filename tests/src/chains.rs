@@ -33,7 +33,7 @@ impl Hub {
     pub fn chains(&self, n: usize) -> Result<Chains> {
         let network = self.world.network()?;
         let tools = self.tools("p-0");
-        let mut state = OriginState::new("DE".parse()?);
+        let mut state = OriginState::new("DE".parse()?, 0);
         let mut rng = Rng::new(1);
         let mut all = Chains::new();
         for i in 0..n {
