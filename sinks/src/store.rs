@@ -1,17 +1,20 @@
 //! The object store: a directory or an S3 bucket, and what is asked of either: that an object can be created only once.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{
-    Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, aws::AmazonS3Builder,
+    Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig, aws::AmazonS3Builder,
     aws::S3ConditionalPut, local::LocalFileSystem, path::Path, prefix::PrefixStore,
 };
 use serde::Deserialize;
 
 use keyferry_runtime::config::{Check, Faults};
 use keyferry_schemas::country::Country;
+
+/// How long a request to a bucket is repeated.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where the store is: `store: {local: {path: ...}}` or `store: {s3: {bucket: ...}}`.
 #[derive(Debug, Clone, Deserialize)]
@@ -185,6 +188,9 @@ impl Store {
             .with_bucket_name(&config.bucket)
             // Not for the environment to turn off.
             .with_conditional_put(S3ConditionalPut::ETagMatch);
+        // A worker that waits for the store reads nothing, so each request ends soon: what asks is asked again anyway.
+        let retry = RetryConfig { retry_timeout: RETRY_TIMEOUT, ..RetryConfig::default() };
+        builder = builder.with_retry(retry);
         if let Some(region) = &config.region {
             builder = builder.with_region(region);
         }

@@ -15,6 +15,7 @@ use crate::{
     intake::{Intake, Read},
     log::draft,
     metrics::Metrics,
+    patience::patiently,
     shelf::{Appended, Shelf},
     source::{Opened, Source, Topic},
     standing::{Fault, Standing},
@@ -29,7 +30,7 @@ const NETWORK_PATIENCE: Duration = Duration::from_secs(60);
 /// Between attempts, after a passing fault and after a break.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 const AFTER_BREAK: Duration = Duration::from_secs(60);
-/// Longest silence of a worker that is alive: the broker and the store may each keep it waiting for a while.
+/// Longest silence of a part that is alive: the broker may keep it waiting for a while.
 pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(120);
 
 /// The worker of one country.
@@ -91,7 +92,7 @@ impl Worker {
 
     /// From where the log ends until a fault or the stop.
     fn session(&self, standing: &mut Standing) -> Result<(), Fault> {
-        self.tokio.block_on(self.shelf.follow())?;
+        self.store(self.shelf.follow())?;
         let head = self.shelf.head();
         let from = head.as_ref().map_or(0, |h| h.entry.next_offset);
         let Opened { mut source, gap, end } = self.topic.open(from).map_err(Fault::Kafka)?;
@@ -196,7 +197,7 @@ impl Worker {
             let joined = intake.joined(head.as_deref(), self.max_keys);
             let Some(draft) = draft(destination, head.as_deref(), &joined) else { return Ok(()) };
             let made: Vec<_> = joined.iter().map(|b| b.manifest().created_at).collect();
-            let appended = self.tokio.block_on(self.shelf.append(&draft))?;
+            let appended = self.store(self.shelf.append(&draft))?;
             self.beat.progress();
             if appended == Appended::Ours {
                 let now = self.clock.now();
@@ -208,6 +209,11 @@ impl Worker {
                 );
             }
         }
+    }
+
+    /// Waits for the store.
+    fn store<T>(&self, request: impl Future<Output = T>) -> T {
+        self.tokio.block_on(patiently(&self.beat, request))
     }
 
     fn rest(&self, pause: Duration) {
