@@ -120,13 +120,14 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// Goes on where `head` ends. `gap`: records after it are no longer on the topic.
+    /// Goes on where `head` ends. `gap`: the records before the first one on the topic are gone. After a head that may be
+    /// transaction markers only, and if it was batches, the chains break.
     #[must_use]
     pub fn resume(destination: Country, head: Option<&Sealed>, gap: bool) -> Self {
         Self {
             destination,
             chains: Chains::resume(destination, head.map(|h| h.entry.links()).unwrap_or_default()),
-            complete: head.is_none_or(|h| h.entry.complete) && !gap,
+            complete: head.map_or(!gap, |h| h.entry.complete),
             stands_on: head.map_or(0, |h| h.entry.number),
             position: head.map_or(0, |h| h.entry.next_offset),
             pending: VecDeque::new(),

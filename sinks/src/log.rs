@@ -263,7 +263,8 @@ impl Entry {
             first_offset: first.offset,
             last_offset: last.offset,
             next_offset: last.offset.saturating_add(1),
-            complete,
+            // Once records were missed, the topic was not read from its first one on.
+            complete: complete && before.is_none_or(|b| b.entry.complete),
             data: Data {
                 name: data_name(number, oldest, &data),
                 sha256: Hex(data),

@@ -22,7 +22,7 @@ pub trait Topic: Send {
 pub struct Opened {
     /// The records.
     pub source: Box<dyn Source>,
-    /// Whether records between the offset asked for and the first one are gone.
+    /// Whether what stood between the offset asked for and the first record is gone; it may have been markers only.
     pub gap: bool,
     /// Where the topic ended then.
     pub end: i64,

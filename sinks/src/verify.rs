@@ -211,8 +211,6 @@ impl Walk {
                 self.report.chains.insert(origin, link);
             }
         }
-        // Once records were missed, the topic was not read from its first one on.
-        let complete = entry.complete && before.is_none_or(|b| b.entry.complete);
         let uploads = entry.uploads.clone();
         let anew = Entry::after(
             before,
@@ -220,7 +218,7 @@ impl Walk {
             uploads,
             entry.data.sha256.0,
             &self.report.chains,
-            complete,
+            entry.complete,
         );
         if anew.as_ref() != Some(entry) {
             return Err(Wrong::Entry);

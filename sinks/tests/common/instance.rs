@@ -39,7 +39,7 @@ struct Inner {
 }
 
 impl List {
-    /// Adds a record two offsets later: between transactions there are markers.
+    /// Adds a record as a transaction of its own: behind it stands a marker, which takes an offset and is no record.
     pub fn push<R: Avro>(&self, record: &R) -> i64 {
         self.push_bytes(Some(codec().encode(record).into()))
     }
@@ -76,7 +76,7 @@ impl Topic for List {
 
     fn open(&self, offset: i64) -> Result<Opened, String> {
         let inner = self.0.lock().unwrap();
-        let (first, end) = (inner.first, inner.records.last().map_or(inner.first, |(last, _)| last + 1));
+        let (first, end) = (inner.first, inner.records.last().map_or(inner.first, |(last, _)| last + 2));
         let source = Box::new(Reading { list: self.clone(), position: offset.max(first) });
         Ok(Opened { source, gap: offset < first, end })
     }
