@@ -2,7 +2,7 @@
 //! batches or a break out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
 };
 
@@ -116,7 +116,6 @@ pub struct Intake {
     /// Records before this offset were taken, here or by the instance that logged them.
     position: i64,
     pending: VecDeque<Accepted>,
-    passed_over: BTreeSet<Country>,
 }
 
 impl Intake {
@@ -131,7 +130,6 @@ impl Intake {
             stands_on: head.map_or(0, |h| h.entry.number),
             position: head.map_or(0, |h| h.entry.next_offset),
             pending: VecDeque::new(),
-            passed_over: BTreeSet::new(),
         }
     }
 
@@ -161,23 +159,26 @@ impl Intake {
         if manifest.origin == self.destination {
             return Err(Reason::OwnKeys);
         }
-        // Verification starts at sequence 1 or at a checkpoint. Where the start of the topic is gone, what stands before
-        // the first checkpoint is about to go as well.
-        let started = self.chains.links().contains_key(&manifest.origin) || manifest.sequence == 1;
-        if !self.complete && !started {
-            if self.passed_over.insert(manifest.origin) {
-                tracing::warn!(
-                    destination = %self.destination, origin = %manifest.origin, offset, sequence = manifest.sequence,
-                    "the start of this chain is no longer on the topic: passed over up to its first checkpoint"
-                );
-            }
-            return Ok(());
+        if !self.complete && self.begins_late(&manifest.origin, manifest.sequence) {
+            self.chains.append_late(&verified)?;
+            tracing::warn!(
+                destination = %self.destination, origin = %manifest.origin, offset, sequence = manifest.sequence,
+                "the start of this chain is no longer on the topic: it begins here, until a checkpoint says otherwise"
+            );
+        } else {
+            self.chains.append(&verified)?;
         }
-        self.chains.append(&verified)?;
         self.pending.push_back(Accepted {
             offset,
             batch: batch.clone(),
-            links: self.chains.links().clone(),
+            // That a chain was empty is known to whoever read the checkpoint that said so, and needs no log.
+            links: self
+                .chains
+                .links()
+                .iter()
+                .filter(|(_, l)| l.sequence > 0)
+                .map(|(o, l)| (*o, *l))
+                .collect(),
             complete: self.complete,
             manifest: manifest.clone(),
             keys: verified.keys().len(),
@@ -187,6 +188,11 @@ impl Intake {
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint, networks: &Versions) -> Result<(), Reason> {
         Ok(self.chains.checkpoint(checkpoint, networks)?)
+    }
+
+    /// Whether this batch would be the first of its chain here, and is not its first.
+    fn begins_late(&self, origin: &Country, sequence: i64) -> bool {
+        sequence > 1 && !self.chains.links().contains_key(origin)
     }
 
     /// Number of the log object after which it goes on; 0 before the first.
@@ -234,8 +240,7 @@ impl Intake {
     pub fn rebase(&mut self, head: &Sealed) -> Result<(), Diverged> {
         let next = head.entry.next_offset;
         if next > self.position {
-            let passed_over = std::mem::take(&mut self.passed_over);
-            *self = Self { passed_over, ..Self::resume(self.destination, Some(head), false) };
+            *self = Self::resume(self.destination, Some(head), false);
             return Ok(());
         }
         let logged = self.pending.iter().take_while(|b| b.offset < next).count();

@@ -49,7 +49,8 @@ pub struct Entry {
     pub last_offset: i64,
     /// Offset at which reading goes on.
     pub next_offset: i64,
-    /// Whether the topic was read from its very first record: then every chain has to begin at sequence 1.
+    /// Whether the topic was read from its very first record: then every chain has to begin at sequence 1. Otherwise one
+    /// may begin at a checkpoint, or at the first batch that was still there.
     pub complete: bool,
     /// Where the keys are.
     pub data: Data,

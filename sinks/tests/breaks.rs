@@ -161,20 +161,36 @@ fn what_is_no_record_breaks() {
     assert_eq!(take(&hub, &[Read::of(None)], false).1.unwrap().reason, Reason::Tombstone);
 }
 
-/// Where the start of a topic is gone, a chain begins at its first checkpoint and not before.
+/// Where the start of a topic is gone, a chain begins at the first thing that is there: a batch or a checkpoint.
 #[test]
-fn after_a_gap_a_chain_begins_at_a_checkpoint() {
+fn after_a_gap_a_chain_begins_in_its_middle() {
     let mut hub = Hub::new(NOON);
+    let at_zero = hub.checkpoint("FR", "DE", NOON);
     hub.batch("FR", "DE", 1, NOON);
     let second = hub.batch("FR", "DE", 1, NOON);
     let at_two = hub.checkpoint("FR", "DE", NOON);
     let third = hub.batch("FR", "DE", 1, NOON);
-    let records = [batch(&second), checkpoint(&at_two), batch(&third)];
-    let (intake, found) = take(&hub, &records, true);
-    assert_eq!(found, None);
-    let kept: Vec<_> = intake.pending().iter().map(|b| b.manifest().sequence).collect();
-    assert_eq!(kept, [3]);
-    assert_eq!(take(&hub, &records, false).1.unwrap().offset, 0, "without a gap, a batch is missing");
+    let at_three = hub.checkpoint("FR", "DE", NOON);
+    let kept = |records: &[Read]| -> Result<Vec<i64>, (i64, Reason)> {
+        match take(&hub, records, true) {
+            (_, Some(found)) => Err((found.offset, found.reason)),
+            (intake, None) => Ok(intake.pending().iter().map(|b| b.manifest().sequence).collect()),
+        }
+    };
+    let records = [batch(&second), checkpoint(&at_two), batch(&third), checkpoint(&at_three)];
+    assert_eq!(kept(&records), Ok(vec![2, 3]));
+    assert_eq!(kept(&records[1..]), Ok(vec![3]));
+    let broken = take(&hub, &records, false).1.unwrap();
+    assert_eq!((broken.offset, broken.reason), (0, Break::Sequence { last: 0, found: 2 }.into()));
+    // From there on it is a chain like any other, and every checkpoint has to confirm it.
+    let twice = [batch(&third), batch(&third)];
+    assert_eq!(kept(&twice), Err((1, Break::Sequence { last: 3, found: 3 }.into())));
+    let lost = [batch(&second), checkpoint(&at_three)];
+    assert_eq!(kept(&lost), Err((1, Break::Checkpoint { stated: 3, received: 2 }.into())));
+    let doubted = [batch(&third), checkpoint(&at_two)];
+    assert_eq!(kept(&doubted), Err((1, Break::Checkpoint { stated: 2, received: 3 }.into())));
+    let empty = [checkpoint(&at_zero), batch(&second)];
+    assert_eq!(kept(&empty), Err((1, Break::Sequence { last: 0, found: 2 }.into())));
 }
 
 /// Where a checkpoint says that nothing came yet, the chain has begun: it is not passed over up to the next one.

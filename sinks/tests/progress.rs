@@ -155,3 +155,31 @@ fn a_restart_reads_the_head_only_and_goes_on() {
     assert!(head.entry.complete, "nothing was missed");
     second.stop();
 }
+
+#[test]
+fn a_store_that_begins_late_serves_what_is_still_there() {
+    let tokio = tokio();
+    let mut hub = Hub::new(NOON);
+    let list = List::default();
+    fill(&mut hub, &list);
+    // The first four batches are gone: NL 1, FR 1, FR 2, NL 2.
+    list.expire(8);
+    let objects = Arc::new(InMemory::new());
+    let last = list.push(&hub.batch("NL", "DE", 1, NOON.plus(8)));
+    let late = Instance::start(tokio.handle(), cc("DE"), Arc::clone(&objects) as _, &list, &hub.versions);
+    late.wait_for(last);
+    late.stop();
+    let shelf = tokio.block_on(Shelf::open(Store::over(Arc::clone(&objects) as _), cc("DE"))).unwrap();
+    let verify = || tokio.block_on(verify_store(&shelf, &hub.versions, Millis(0))).unwrap();
+    let report = verify();
+    let first = |origin| report.batches.iter().find(|b| b.origin == cc(origin)).map(|b| b.sequence);
+    assert_eq!((report.fault.clone(), first("FR"), first("NL")), (None, Some(3), Some(3)));
+    assert_eq!((report.starts[&cc("FR")], report.starts[&cc("NL")]), (2, 2));
+    let head = shelf.head().unwrap();
+    assert!(!head.entry.complete && head.entry.number > 1);
+    // What began late can not say later that it did not.
+    let (name, bytes) = tokio.block_on(logged(&objects)).pop_last().unwrap();
+    let lie = String::from_utf8(bytes).unwrap().replace("\"complete\": false", "\"complete\": true");
+    tokio.block_on(objects.put(&name, lie.into())).unwrap();
+    assert_eq!(verify().fault.map(|f| f.number), Some(head.entry.number));
+}

@@ -65,10 +65,12 @@ impl Hub {
     pub fn state(&self, country: &str, sequence: i64, batch: &SignedBatch) -> Result<()> {
         let checkpoint = Checkpoint {
             network: self.world.document.network.clone(),
+            network_version: self.world.document.version,
             origin: "DE".parse()?,
             destination: country.parse()?,
             sequence,
             manifest: sha256(&batch.manifest),
+            now: SystemClock.now(),
             at: SystemClock.now(),
             signing_key: HUB_KEY.into(),
             signature: [0; 64],

@@ -107,6 +107,22 @@ impl Chains {
         Ok(())
     }
 
+    /// Appends a verified batch with which a chain begins in its middle, since what came before has expired: of that nothing
+    /// is known but the hash, which this batch names.
+    ///
+    /// # Errors
+    /// A [`Break`] if it is for another country; there is no chain then.
+    pub fn append_late(&mut self, first: &VerifiedBatch) -> Result<(), Break> {
+        let manifest = first.manifest();
+        let before = Link {
+            sequence: manifest.sequence.saturating_sub(1),
+            manifest: manifest.previous,
+            ..Link::of(manifest, [0; 32])
+        };
+        self.links.insert(manifest.origin, before);
+        self.append(first).inspect_err(|_| _ = self.links.remove(&manifest.origin))
+    }
+
     /// Holds a checkpoint against what was received; where nothing was, verification starts there.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use keyferry_runtime::{codec::KeysRecord, network::Versions};
 use keyferry_schemas::{
     avro::Record as _,
     batch::{Checkpoint, Manifest, SignedBatch},
-    chain::{Break, Chains, Link, VerifiedBatch},
+    chain::{Break, Chains, VerifiedBatch},
     country::Country,
     time::Millis,
 };
@@ -83,17 +83,13 @@ impl<'a> Walk<'a> {
         if origin == destination {
             return Err(format!("{origin} sequence {sequence}: it carries the country's own keys"));
         }
-        let mut chains = self.chains.take().unwrap_or_else(|| Chains::new(destination));
-        if self.begin != Begin::First && sequence > 1 && !chains.links().contains_key(&origin) {
-            // Of what came before nothing is known but its hash.
-            let before =
-                Link { sequence: sequence - 1, manifest: manifest.previous, ..Link::of(manifest, [0; 32]) };
-            let mut links = chains.links().clone();
-            links.insert(origin, before);
-            chains = Chains::resume(destination, links);
-        }
-        let appended = chains.append(&verified);
-        self.chains = Some(chains);
+        let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
+        let appended = if self.begin != Begin::First && sequence > 1 && !chains.links().contains_key(&origin)
+        {
+            chains.append_late(&verified)
+        } else {
+            chains.append(&verified)
+        };
         appended.map_err(|e| format!("{origin} sequence {sequence}: {e}"))?;
         self.first.entry(origin).or_insert(sequence);
         self.report.batches.push(Line {
