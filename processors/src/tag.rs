@@ -36,6 +36,9 @@ pub fn tag(deduplicated: Deduplicated, network: &Network, now: Millis) -> Tagged
     let origin = deduplicated.verified.upload.origin;
     let (mut routes, mut withheld) = (Vec::new(), Vec::new());
     if !deduplicated.fingerprints.is_empty() {
+        let verified = &deduplicated.verified;
+        let valid = |index: &usize| verified.invalid[*index].is_none();
+        let order: Vec<usize> = verified.canonical.iter().map(|(index, _)| index).filter(valid).collect();
         for destination in network.countries().filter(|c| *c != origin) {
             let receives =
                 matches!(network.state(destination, now), MemberState::Active | MemberState::Paused);
@@ -49,37 +52,32 @@ pub fn tag(deduplicated: Deduplicated, network: &Network, now: Millis) -> Tagged
                     });
                 }
             };
-            routes.extend(route(&deduplicated, origin, member, network, now, &mut refuse));
+            routes.extend(route(&deduplicated, &order, member, network, now, &mut refuse));
         }
     }
     Tagged { deduplicated, routes, withheld }
 }
 
+/// `order`: the valid keys of the upload, in canonical order.
 fn route(
     upload: &Deduplicated,
-    origin: Country,
+    order: &[usize],
     member: &Member,
     network: &Network,
     now: Millis,
     refuse: &mut impl FnMut(Rejection, usize),
 ) -> Option<Route> {
-    let destination = member.country;
+    let (origin, destination) = (upload.verified.upload.origin, member.country);
     let keys = &upload.verified.keys;
-    let wanted = |i: usize| member.routing == Routing::OneWorld || is_visited(&keys[i], destination, network);
+    let coverage = network.coverage(origin, destination, now);
+    let wanted =
+        |i: &usize| member.routing == Routing::OneWorld || is_visited(&keys[*i], destination, network);
+    let covered = |i: &usize| coverage.as_ref().is_some_and(|c| c.covers(&keys[*i]));
     let fresh = |i: &usize| upload.fates[*i].is_taken();
-    let order: Vec<usize> = upload.verified.canonical.iter().map(|(index, _)| index).collect();
-    let wanted: Vec<usize> =
-        order.iter().copied().filter(|i| wanted(*i) && upload.verified.invalid[*i].is_none()).collect();
-    let wanted_new = wanted.iter().filter(|i| fresh(i)).count();
-
-    let Some((agreement, _)) = network.agreement(origin, destination, now, wanted.iter().map(|i| &keys[*i]))
-    else {
-        refuse(Rejection::NoAgreement, wanted_new);
-        return None;
-    };
-    let covered: Vec<usize> = wanted.into_iter().filter(|i| agreement.covers(&keys[*i])).collect();
+    let (covered, other): (Vec<usize>, Vec<usize>) =
+        order.iter().filter(|i| wanted(i)).partition(|i| covered(i));
+    refuse(Rejection::NoAgreement, other.iter().filter(|i| fresh(i)).count());
     let new_keys = covered.iter().filter(|i| fresh(i)).count();
-    refuse(Rejection::NoAgreement, wanted_new - new_keys);
     if new_keys == 0 {
         return None;
     }
@@ -89,19 +87,13 @@ fn route(
         refuse(Rejection::NotProvable, new_keys);
         return None;
     }
-    let keys = match level {
+    let sent = match level {
         Level::Whole => covered,
         // Nothing has to be complete here, so what the country has already is left out.
         Level::Subset => covered.into_iter().filter(fresh).collect(),
     };
-    Some(Route {
-        destination,
-        keys,
-        new_keys,
-        level,
-        agreement: agreement.id,
-        data_class: agreement.data_class.into(),
-    })
+    let (agreement, data_class) = coverage?.terms(sent.iter().map(|i| &keys[*i]))?;
+    Some(Route { destination, keys: sent, new_keys, level, agreement, data_class })
 }
 
 fn is_visited(key: &DiagnosisKey, destination: Country, network: &Network) -> bool {

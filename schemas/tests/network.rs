@@ -4,8 +4,13 @@
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use keyferry_schemas::{
-    network::{Agreement, Document, Fault, MemberState, Network, Routing, StateSince, UntrustedNetwork, Use},
-    world::{Algorithm, Identity, World},
+    batch::DataClass,
+    efgs::DiagnosisKey,
+    network::{
+        Agreement, DataClassName, Document, Fault, MemberState, Network, ReportTypeName, Routing, StateSince,
+        UntrustedNetwork, Use,
+    },
+    world::{Algorithm, Identity, Rng, World, key},
 };
 
 const NOW: Timestamp = Timestamp::constant(1_603_022_400, 0);
@@ -250,6 +255,52 @@ fn a_certificate_may_name_an_alias_of_its_country() {
     let network = world.network().unwrap();
     let registered = network.registered(&el.certificate.sha256(), Use::Signing).next().unwrap();
     assert_eq!(registered.country.as_str(), "GR", "the member, whatever the certificate calls it");
+}
+
+#[test]
+fn agreements_of_one_pair_hold_together() {
+    let mut world = world();
+    let [de, nl] = ["DE", "NL"].map(|c| c.parse().unwrap());
+    let later = NOW + SignedDuration::from_hours(1);
+    let agreement = |id, report_type, data_class, document: &Document| Agreement {
+        id,
+        data_class,
+        report_types: vec![report_type],
+        ..document.agreements[0].clone()
+    };
+    use DataClassName::{Anonymous, Pseudonymous};
+    use ReportTypeName::{ConfirmedClinicalDiagnosis, ConfirmedTest, Recursive, Revoked, SelfReport};
+    let sound = world.document.clone();
+    let mut one_way_back = agreement(1, Recursive, Anonymous, &sound);
+    (one_way_back.origins, one_way_back.destinations) = (vec![de], vec![nl]);
+    one_way_back.parties.clear();
+    world.document.agreements = vec![
+        agreement(9, ConfirmedTest, Anonymous, &sound),
+        agreement(4, ConfirmedClinicalDiagnosis, Pseudonymous, &sound),
+        Agreement { until: NOW, ..agreement(2, SelfReport, Anonymous, &sound) },
+        Agreement { from: later, ..agreement(3, SelfReport, Anonymous, &sound) },
+        agreement(5, Revoked, Anonymous, &sound),
+        one_way_back,
+    ];
+    let network = world.network().unwrap();
+    let keys: Vec<_> = (0..6)
+        .map(|report_type| DiagnosisKey { report_type, ..key(&mut Rng::new(0), "NL", &[], NOW.into()) })
+        .collect();
+    let coverage = network.coverage(nl, de, NOW.into()).unwrap();
+    let covered: Vec<_> = (0..6).filter(|t| coverage.covers(&keys[*t])).collect();
+    assert_eq!(covered, [1, 2, 5]);
+    let terms = |types: &[usize]| coverage.terms(types.iter().map(|t| &keys[*t]));
+    assert_eq!(terms(&[1]), Some((9, DataClass::Anonymous)));
+    assert_eq!(terms(&[1, 5]), Some((5, DataClass::Anonymous)), "the lowest number, wherever it stands");
+    assert_eq!(terms(&[5, 2, 1]), Some((4, DataClass::Pseudonymous)));
+    assert_eq!(terms(&[1, 2]), Some((4, DataClass::Pseudonymous)));
+    assert_eq!(terms(&[1, 3]), Some((9, DataClass::Anonymous)), "what nobody covers says nothing");
+    assert_eq!(terms(&[3, 4]), None);
+    assert_eq!(terms(&[]), None);
+    // Another way, another time.
+    assert!(network.coverage(de, nl, NOW.into()).unwrap().covers(&keys[4]));
+    assert!(network.coverage(nl, de, later.into()).unwrap().covers(&keys[3]));
+    assert!(network.coverage(nl, "XK".parse().unwrap(), NOW.into()).is_none());
 }
 
 #[test]

@@ -27,8 +27,8 @@ pub struct Receiver {
     pub visited_only: bool,
     /// Accepts parts of uploads.
     pub accepts_parts: bool,
-    /// Report types that its agreement with the senders covers; none if there is no agreement.
-    pub covered: BTreeSet<i32>,
+    /// Report types that each of its agreements with the sender covers; any of them is enough.
+    pub agreements: Vec<BTreeSet<i32>>,
 }
 
 /// What the model says of one upload.
@@ -126,7 +126,7 @@ impl Model {
         for (country, receiver) in &self.receivers {
             let goes = |key: &DiagnosisKey| {
                 !invalid(key)
-                    && receiver.covered.contains(&key.report_type)
+                    && receiver.agreements.iter().any(|covered| covered.contains(&key.report_type))
                     && (!receiver.visited_only || key.visited_countries.contains(country))
             };
             let new: BTreeSet<_> = taken.iter().filter(|k| goes(k)).map(|k| k.key_data.to_vec()).collect();

@@ -20,7 +20,7 @@ use keyferry_schemas::{
     chain::{Chains, VerifiedBatch},
     country::Country,
     efgs::DiagnosisKey,
-    network::{InvalidKeys, Network, OriginProof, ReportTypeName, Routing},
+    network::{DataClassName, InvalidKeys, Network, OriginProof, ReportTypeName, Routing},
     records::{Outcome, Upload},
     time::{Interval, Millis},
     world::{HUB_KEY, Rng, World, key},
@@ -78,25 +78,31 @@ fn network(invalid: InvalidKeys) -> (Arc<Network>, BTreeMap<String, Receiver>) {
     let all = types(&keyferry_schemas::world::ALL_REPORT_TYPES);
     let mut document = WORLD.document.clone();
     let countries = |codes: &[&str]| codes.iter().map(|c| c.parse::<Country>().unwrap()).collect::<Vec<_>>();
-    // Everyone but Poland; Spain gets confirmed tests and revocations only.
-    document.agreements[0].parties = countries(&["DE", "FR", "IT", "NL"]);
+    // Everyone but Poland; Spain gets confirmed tests and revocations only; Italy these and clinical diagnoses, by two
+    // agreements that share the revocations.
+    document.agreements[0].parties = countries(&["DE", "FR", "NL"]);
     let mut tests_only = document.agreements[0].clone();
     tests_only.id = 2;
-    tests_only.parties = countries(&["DE", "ES"]);
+    tests_only.parties = countries(&["DE", "ES", "IT"]);
     tests_only.report_types = vec![ReportTypeName::ConfirmedTest, ReportTypeName::Revoked];
     let covered = types(&tests_only.report_types);
-    document.agreements.push(tests_only);
-    let receiver = |visited_only, accepts_parts, covered: &BTreeSet<i32>| Receiver {
+    let mut clinical = tests_only.clone();
+    (clinical.id, clinical.data_class) = (3, DataClassName::Pseudonymous);
+    clinical.parties = countries(&["DE", "IT"]);
+    clinical.report_types = vec![ReportTypeName::Revoked, ReportTypeName::ConfirmedClinicalDiagnosis];
+    let more = types(&clinical.report_types);
+    document.agreements.extend([clinical, tests_only]);
+    let receiver = |visited_only, accepts_parts, agreements: &[&BTreeSet<i32>]| Receiver {
         visited_only,
         accepts_parts,
-        covered: covered.clone(),
+        agreements: agreements.iter().copied().cloned().collect(),
     };
     let receivers: BTreeMap<String, Receiver> = [
-        ("FR", receiver(false, false, &all)),
-        ("IT", receiver(false, true, &all)),
-        ("NL", receiver(true, true, &all)),
-        ("ES", receiver(false, true, &covered)),
-        ("PL", receiver(false, true, &BTreeSet::new())),
+        ("FR", receiver(false, false, &[&all])),
+        ("IT", receiver(false, true, &[&covered, &more])),
+        ("NL", receiver(true, true, &[&all])),
+        ("ES", receiver(false, true, &[&covered])),
+        ("PL", receiver(false, true, &[])),
     ]
     .into_iter()
     .map(|(c, r)| (c.to_owned(), r))

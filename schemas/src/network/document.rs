@@ -178,7 +178,7 @@ pub enum Use {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agreement {
-    /// Its number: of several that apply, the lowest is recorded.
+    /// Its number: of several that cover what goes out, the lowest is recorded.
     pub id: i32,
     /// Mutual: each of these to each other. Either this, or `origins` and `destinations`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

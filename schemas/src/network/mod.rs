@@ -3,6 +3,7 @@
 //! A [`Network`] can only be had by way of the trust anchor's signature, so whoever holds one holds a signed truth.
 
 mod check;
+mod coverage;
 mod document;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,14 +14,13 @@ use ed25519_dalek::VerifyingKey;
 use openssl::{hash::MessageDigest, sign::Verifier};
 
 pub use check::Fault;
+pub use coverage::Coverage;
 pub use document::*;
 
 use crate::{
-    batch::{DataClass, Level},
     certificate::Certificate,
     cms::Detached,
     country::Country,
-    efgs::DiagnosisKey,
     records::{Hash, NetworkRecord},
     rejection::Rejection,
     time::Millis,
@@ -248,52 +248,6 @@ impl Network {
     #[must_use]
     pub fn signing_key(&self, id: &str, now: Millis) -> Option<&VerifyingKey> {
         self.signing_keys.get(id).filter(|k| k.from <= now && now < k.until).map(|k| &k.key)
-    }
-
-    /// The agreement under which `keys` may flow, and whether it covers all of them.
-    ///
-    /// One that covers every key goes first, then one that covers any; among equals the lowest number.
-    pub fn agreement<'a>(
-        &self,
-        origin: Country,
-        destination: Country,
-        now: Millis,
-        keys: impl Iterator<Item = &'a DiagnosisKey> + Clone,
-    ) -> Option<(&Agreement, Level)> {
-        let mut in_force: Vec<_> = self
-            .document
-            .agreements
-            .iter()
-            .filter(|a| Millis::from(a.from) <= now && now < Millis::from(a.until))
-            .filter(|a| a.kinds.contains(&KindName::ExposedKeys) && a.joins(origin, destination))
-            .collect();
-        in_force.sort_by_key(|a| a.id);
-        let whole = in_force.iter().find(|a| keys.clone().all(|k| a.covers(k)));
-        whole.map(|a| (*a, Level::Whole)).or_else(|| {
-            in_force.iter().find(|a| keys.clone().any(|k| a.covers(k))).map(|a| (*a, Level::Subset))
-        })
-    }
-}
-
-impl Agreement {
-    fn joins(&self, origin: Country, destination: Country) -> bool {
-        let mutual = self.parties.contains(&origin) && self.parties.contains(&destination);
-        mutual || (self.origins.contains(&origin) && self.destinations.contains(&destination))
-    }
-
-    /// Whether it covers the report type of `key`.
-    #[must_use]
-    pub fn covers(&self, key: &DiagnosisKey) -> bool {
-        self.report_types.iter().any(|t| *t as i32 == key.report_type)
-    }
-}
-
-impl From<DataClassName> for DataClass {
-    fn from(name: DataClassName) -> Self {
-        match name {
-            DataClassName::Pseudonymous => Self::Pseudonymous,
-            DataClassName::Anonymous => Self::Anonymous,
-        }
     }
 }
 
