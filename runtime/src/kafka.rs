@@ -121,6 +121,8 @@ impl Kafka {
             .set("fetch.wait.max.ms", "100")
             // A partition whose queue was full is asked again at once, not a second later.
             .set("fetch.queue.backoff.ms", "10");
+        // Fetched ahead for each topic; librdkafka's own 64 MB, times all countries, would be most of the memory.
+        self.unless_given(&mut config, "queued.max.messages.kbytes", "8192");
         config
     }
 
