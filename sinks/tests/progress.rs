@@ -162,8 +162,8 @@ fn a_store_that_begins_late_serves_what_is_still_there() {
     let mut hub = Hub::new(NOON);
     let list = List::default();
     fill(&mut hub, &list);
-    // The first four batches are gone: NL 1, FR 1, FR 2, NL 2.
-    list.expire(8);
+    // The first four batches are gone, and a checkpoint: NL 1, FR 1, FR 2, NL 2.
+    list.expire(10);
     let objects = Arc::new(InMemory::new());
     let last = list.push(&hub.batch("NL", "DE", 1, NOON.plus(8)));
     let late = Instance::start(tokio.handle(), cc("DE"), Arc::clone(&objects) as _, &list, &hub.versions);
