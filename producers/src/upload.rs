@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use keyferry_runtime::{
@@ -145,7 +145,9 @@ async fn submit(
         client_certificate: admitted.certificate,
         received_at: gateway.clock.now(),
     };
-    let written = gateway.log.write(upload).await;
+    // A broker that takes its time must not keep the client for longer than it was promised.
+    let written = timeout_at(deadline, gateway.log.write(upload)).await;
+    let written = written.unwrap_or_else(|_| Err(ProduceError::Unknown("no answer within the wait".into())));
     let of = match &written {
         Ok(offset) => {
             gateway.metrics.received(country);

@@ -44,6 +44,8 @@ pub enum Fate {
     Unconfirmed,
     /// The acknowledgement got lost, the record did not.
     UnconfirmedAndDecided(Decision),
+    /// The broker takes a long time.
+    Slow,
 }
 
 /// The log and the pipeline.
@@ -71,6 +73,12 @@ impl UploadLog for Arc<Pipeline> {
             Fate::UnconfirmedAndDecided(decision) => {
                 decide(decision);
                 Err(ProduceError::Unknown("timed out".into()))
+            }
+            Fate::Slow => {
+                return Box::pin(async move {
+                    tokio::time::sleep(Duration::from_secs(10)).await;
+                    Ok(offset)
+                });
             }
         };
         Box::pin(async move { outcome })

@@ -1,6 +1,6 @@
 //! What the gateway takes, and how it answers once the pipeline has decided, or has not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keyferry_schemas::{efgs, records::Kind, rejection::Rejection};
 use reqwest::Response;
@@ -117,6 +117,15 @@ async fn a_broker_that_is_away() {
 
     world.decide(Fate::UnconfirmedAndDecided(Decision::Created { batch_tag: "tag".into() }));
     assert_eq!(world.upload(1).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_broker_that_takes_its_time_keeps_nobody_beyond_the_wait() {
+    let world = World::start(Fate::Slow).await;
+    let begun = Instant::now();
+    let answer = problem(world.upload(1).send().await.unwrap()).await;
+    assert_eq!(answer, (503, "not-confirmed".into()));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
