@@ -3,6 +3,7 @@
 use keyferry_schemas::{
     country::Country,
     records::{Delivery, LedgerEntry, Outcome, Upload},
+    topics::is_batch_tag,
 };
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     fingerprint::Fingerprint,
     sign::Signed,
     tag::Tagged,
-    validate::{Rejected, int, is_batch_tag},
+    validate::{Rejected, int},
 };
 
 /// An entry about nothing yet: what every decision has in common.
@@ -19,7 +20,7 @@ pub(crate) type Blank = LedgerEntry;
 /// Names the upload in its entry. A tag that is none may be as long as a record, and is not kept.
 pub(crate) fn name(mut blank: Blank, upload: &Upload) -> Blank {
     blank.upload_id = Some(upload.upload_id);
-    blank.batch_tag = Some(upload.batch_tag.clone()).filter(|tag| is_batch_tag(tag));
+    blank.batch_tag = Some(upload.batch_tag.clone()).filter(|tag| is_batch_tag(tag.as_bytes()));
     blank
 }
 

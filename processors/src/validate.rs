@@ -13,7 +13,7 @@ use keyferry_schemas::{
     records::{Hash, Upload, Verdict},
     rejection::Rejection,
     time::{INTERVALS_PER_DAY, Interval, Millis},
-    topics::MAX_BATCH_TAG_BYTES,
+    topics::{MAX_BATCH_TAG_BYTES, is_batch_tag},
 };
 
 /// An upload whose sender, signature and form are proven, and whose invalid keys are known.
@@ -72,7 +72,7 @@ pub fn validate(
         return Err(Rejected::new(Rejection::OriginNotTopic, detail));
     }
     let member = sender(&upload, origin, network, now)?;
-    if !is_batch_tag(&upload.batch_tag) {
+    if !is_batch_tag(upload.batch_tag.as_bytes()) {
         let detail = format!("a batch tag is 1 to {MAX_BATCH_TAG_BYTES} visible ASCII characters");
         return Err(Rejected::new(Rejection::BatchTag, detail));
     }
@@ -114,11 +114,6 @@ impl Verified {
         }
         Ok(self)
     }
-}
-
-/// Whether this may name a batch.
-pub(crate) fn is_batch_tag(tag: &str) -> bool {
-    (1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_graphic())
 }
 
 fn sender<'n>(

@@ -15,7 +15,7 @@ use keyferry_runtime::http::Problem;
 use keyferry_schemas::{
     efgs::{Encoding, VERSION},
     rejection::Rejection,
-    topics::MAX_BATCH_TAG_BYTES,
+    topics::{MAX_BATCH_TAG_BYTES, is_batch_tag},
 };
 
 /// Name of the header with the sender's name for the batch.
@@ -99,12 +99,12 @@ fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
 fn batch_tag(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all(BATCH_TAG).iter();
     let first = values.next().ok_or_else(|| bad("batch-tag-missing", "the header batchTag is missing"))?;
-    let tag = first.to_str().ok().filter(|tag| (1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()));
+    let tag = first.to_str().ok().filter(|tag| is_batch_tag(tag.as_bytes()));
     match (tag, values.next()) {
         (Some(tag), None) => Ok(tag.to_owned()),
         _ => {
             let detail =
-                format!("batchTag is one header of 1 to {MAX_BATCH_TAG_BYTES} printable ASCII characters");
+                format!("batchTag is one header of 1 to {MAX_BATCH_TAG_BYTES} visible ASCII characters");
             Err(Problem::rejection(Rejection::BatchTag, detail))
         }
     }
@@ -189,6 +189,7 @@ mod tests {
         for (pairs, code) in [
             (&[("batchsignature", "MAA=")][..], "batch-tag-missing"),
             (&[("batchtag", ""), ("batchsignature", "MAA=")], "batch-tag-malformed"),
+            (&[("batchtag", "a b"), ("batchsignature", "MAA=")], "batch-tag-malformed"),
             (&[("batchtag", "ä"), ("batchsignature", "MAA=")], "batch-tag-malformed"),
             (&[("batchtag", &long), ("batchsignature", "MAA=")], "batch-tag-malformed"),
             (&[("batchtag", "a"), ("batchtag", "b"), ("batchsignature", "MAA=")], "batch-tag-malformed"),

@@ -22,6 +22,12 @@ pub const MAX_REJECT_BYTES: usize = 5 << 20;
 /// The longest batch tag, in bytes.
 pub const MAX_BATCH_TAG_BYTES: usize = 128;
 
+/// Whether a sender may name a batch so: 1 to [`MAX_BATCH_TAG_BYTES`] visible ASCII characters, opaque otherwise.
+#[must_use]
+pub fn is_batch_tag(tag: &[u8]) -> bool {
+    (1..=MAX_BATCH_TAG_BYTES).contains(&tag.len()) && tag.iter().all(u8::is_ascii_graphic)
+}
+
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// A segment is closed after this time and can be deleted only then.
