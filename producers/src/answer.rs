@@ -15,7 +15,7 @@ use keyferry_schemas::{
     rejection::Rejection,
 };
 
-use crate::head::BATCH_TAG;
+use crate::{decisions::BASE_WEIGHT, head::BATCH_TAG};
 
 /// What was decided: as much of a ledger entry as an answer needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +80,9 @@ impl Decision {
     /// How much memory it takes, in units of one key.
     pub(crate) fn weight(&self) -> usize {
         match self {
-            Self::Created { .. } => 1,
-            Self::Partial { refused, .. } => 1 + refused.len(),
-            Self::Rejected { keys, .. } => 1 + keys.len(),
+            Self::Created { .. } => BASE_WEIGHT,
+            Self::Partial { refused, .. } => BASE_WEIGHT + refused.len(),
+            Self::Rejected { keys, .. } => BASE_WEIGHT + keys.len(),
         }
     }
 

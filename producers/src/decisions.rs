@@ -19,17 +19,22 @@ use crate::answer::Decision;
 /// Names an upload in receipts.
 pub(crate) type UploadId = [u8; 16];
 
+/// What anything that is remembered takes beside the keys it lists, in units of one key (up to 32 bytes): its names in
+/// the map and in the order, a tag or a sentence. A bit less while nothing is decided.
+pub(crate) const BASE_WEIGHT: usize = 15;
+const PENDING_WEIGHT: usize = 8;
+
 /// How much is remembered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Most decisions and receipts, each counted with the keys it lists.
+    /// Most decisions and receipts, each counted with the keys it lists, in units of one key.
     pub weight: usize,
     /// Longest time, in milliseconds.
     pub age_ms: i64,
 }
 
 impl Default for Bounds {
-    /// At most some 20 MB, and an hour.
+    /// At most some 16 MB, which are 33,000 decisions without keys, and an hour.
     fn default() -> Self {
         Self { weight: 500_000, age_ms: 3_600_000 }
     }
@@ -86,7 +91,7 @@ impl Decisions {
         let name = (country, Of::Upload(upload));
         memory.receipts.entry(name).or_insert(Receipt::Pending);
         memory.remember(
-            Remembered { since: now, weight: 1, pending: true, names: [Some(name), None] },
+            Remembered { since: now, weight: PENDING_WEIGHT, pending: true, names: [Some(name), None] },
             self.bounds,
         );
     }
@@ -227,7 +232,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_weight_and_age() {
-        let decisions = Decisions::new(Bounds { weight: 10, age_ms: 1000 });
+        let decisions = Decisions::new(Bounds { weight: 40, age_ms: 1000 });
         decisions.expect(de(), [1; 16], Millis(0));
         decisions.decided(de(), 1, Some([1; 16]), created("a"), Millis(0));
         let heavy = Decision::Partial { keys: 9, refused: (0..8).collect() };
