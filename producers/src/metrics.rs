@@ -32,6 +32,7 @@ impl Metrics {
         countries.for_each(|c| drop(self.received.with_label_values(&[c.as_str()])));
     }
 
+    /// An upload is on its topic. To be called once for each.
     pub(crate) fn received(&self, origin: Country) {
         self.received.with_label_values(&[origin.as_str()]).inc();
     }

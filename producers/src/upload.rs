@@ -51,9 +51,9 @@ pub(crate) async fn upload(State(gateway): State<Arc<Inner>>, request: Request) 
     let country = admitted.country;
     let answer = async {
         let body = body::read(body, limit, body::PATIENCE).await?;
+        let read = Instant::now();
         check(&gateway, &admitted, body.clone()).await?;
-        let deadline = Instant::now() + gateway.config.decision_wait();
-        submit(&gateway, &admitted, body, deadline).await
+        submit(&gateway, &admitted, body, read).await
     };
     answer.await.unwrap_or_else(|problem| {
         tracing::info!(%country, %problem, "an upload is refused");
@@ -119,17 +119,18 @@ fn check_keys(encoding: Encoding, body: Bytes, max: usize) -> Result<(), Problem
     Ok(())
 }
 
-/// Puts the upload on its topic and answers with what the ledger says.
+/// Puts the upload, whose last byte was read at `read`, on its topic and answers with what the ledger says.
 async fn submit(
     gateway: &Inner,
     admitted: &Admitted,
     payload: Bytes,
-    deadline: Instant,
+    read: Instant,
 ) -> Result<Response, Problem> {
     let Admitted { country, head, .. } = admitted;
     let country = *country;
-    let read = Instant::now();
-    if !gateway.decisions.followed(country, read + NEW_MEMBER).await {
+    let now = Instant::now();
+    let deadline = now + gateway.config.decision_wait();
+    if !gateway.decisions.followed(country, now + NEW_MEMBER).await {
         let detail = format!("the ledger of {country} is not followed yet; nothing was accepted");
         return Err(unavailable("ledger-not-followed", detail));
     }
@@ -163,7 +164,11 @@ async fn submit(
         Err(ProduceError::Unknown(_)) => Of::Upload(id),
     };
     match (gateway.decisions.wait(country, of, deadline).await, written) {
-        (Some(decision), _) => {
+        (Some(decision), written) => {
+            if written.is_err() {
+                // What was decided is on its topic, whether or not the broker said so.
+                gateway.metrics.received(country);
+            }
             gateway.metrics.decided(read.elapsed());
             log(country, id, &decision);
             Ok(decision.response())

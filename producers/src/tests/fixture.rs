@@ -94,12 +94,12 @@ pub struct World {
 }
 
 /// DE is active with a certificate in force (`DE`), a revoked one (`revoked`) and one to sign with (`signing`); GR is
-/// active and EL its alias; IT is paused; PL is pending.
+/// active and EL its alias; LU is active; IT is paused; PL is pending.
 fn network() -> anyhow::Result<(Arc<Network>, BTreeMap<&'static str, String>)> {
     let now = NOW.timestamp();
-    let mut made_up = MadeUp::new(&["DE", "GR", "IT", "PL"], now)?;
+    let mut made_up = MadeUp::new(&["DE", "GR", "IT", "LU", "PL"], now)?;
     let mut certificates = BTreeMap::new();
-    for code in ["DE", "GR", "IT", "PL"] {
+    for code in ["DE", "GR", "IT", "LU", "PL"] {
         certificates.insert(code, made_up.nation(code)?.authentication.certificate.sha256());
         made_up.member_mut(code)?.max_keys_per_upload = 3;
     }

@@ -129,6 +129,31 @@ async fn a_broker_that_takes_its_time_keeps_nobody_beyond_the_wait() {
 }
 
 #[tokio::test]
+async fn what_was_decided_was_received() {
+    let received = || {
+        let all = prometheus::default_registry().gather();
+        let metric = all.iter().find(|f| f.name() == "keyferry_uploads_received_total").unwrap();
+        let series = metric.get_metric().iter().find(|m| m.get_label()[0].value() == "LU");
+        series.map_or(0.0, |m| m.get_counter().get_value())
+    };
+    let decision = Decision::Created { batch_tag: "tag".into() };
+    for (fate, counted) in [
+        (Fate::Unconfirmed, 0.0),
+        (Fate::UnconfirmedAndDecided(decision.clone()), 1.0),
+        (Fate::Decided(decision), 2.0),
+    ] {
+        let world = World::start(fate).await;
+        // The only test in which LU uploads.
+        let upload = world.from("POST", "/diagnosiskeys/upload", "LU", "LU").header("batchTag", "tag");
+        let upload = upload
+            .header("batchSignature", "MAA=")
+            .header("Content-Type", "application/protobuf; version=1.0");
+        upload.body(body(1)).send().await.unwrap();
+        assert_eq!(received(), counted);
+    }
+}
+
+#[tokio::test]
 async fn a_stop_answers_what_was_accepted() {
     let world = World::start(Fate::Undecided).await;
     let pending = world.upload(1).send();
