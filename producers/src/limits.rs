@@ -3,29 +3,30 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::http::StatusCode;
 use keyferry_runtime::http::Problem;
-use keyferry_schemas::{country::Country, time::Millis};
+use keyferry_schemas::country::Country;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::GatewayConfig;
 
-const MINUTE_MS: i64 = 60_000;
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The limits of a gateway, and how far they are used.
 pub(crate) struct Limits {
     all: Arc<Semaphore>,
     per_member: usize,
-    interval_ms: i64,
+    interval: Duration,
     members: Mutex<HashMap<Country, Used>>,
 }
 
 struct Used {
     slots: Arc<Semaphore>,
     /// When all uploads so far would have come at an even pace.
-    due: Millis,
+    due: Instant,
 }
 
 /// Leave to take one upload, until it is dropped.
@@ -39,16 +40,16 @@ impl Limits {
         Self {
             all: Arc::new(Semaphore::new(config.max_concurrent_uploads)),
             per_member: config.max_concurrent_uploads_per_member,
-            interval_ms: MINUTE_MS / i64::from(config.uploads_per_minute_per_member.max(1)),
+            interval: MINUTE / config.uploads_per_minute_per_member.max(1),
             members: Mutex::default(),
         }
     }
 
-    /// Lets in one upload of `country`.
+    /// Lets in one upload of `country`. `now` is no time of day: a clock that is set back must keep nobody out.
     ///
     /// # Errors
     /// 429 beyond the member's own limits, 503 beyond those of all; each with the time after which to come again.
-    pub(crate) fn enter(&self, country: Country, now: Millis) -> Result<Ticket, Problem> {
+    pub(crate) fn enter(&self, country: Country, now: Instant) -> Result<Ticket, Problem> {
         // Nothing in here leaves the map half changed.
         let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
         let used = members
@@ -65,7 +66,7 @@ impl Limits {
             let detail = "as many uploads are under way as this gateway takes; nothing was accepted";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "gateway-busy", detail).retry_after(2)
         })?;
-        used.due = paced(used.due, now, self.interval_ms).map_err(|wait_s| {
+        used.due = paced(used.due, now, self.interval).map_err(|wait_s| {
             let detail = format!("{country} sends more uploads per minute than may be");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-uploads", detail).retry_after(wait_s)
         })?;
@@ -75,10 +76,12 @@ impl Limits {
 
 /// One more at an even pace of one per `interval_ms`, a minute's worth of which may come at once: the new due time, or
 /// the seconds to wait.
-fn paced(due: Millis, now: Millis, interval_ms: i64) -> Result<Millis, u32> {
-    let next = due.max(now).plus(interval_ms);
-    match next.since(now) - MINUTE_MS {
-        over if over > 0 => Err(u32::try_from(over / 1000).unwrap_or(u32::MAX).saturating_add(1)),
+fn paced(due: Instant, now: Instant, interval: Duration) -> Result<Instant, u32> {
+    let next = due.max(now) + interval;
+    match next.duration_since(now).checked_sub(MINUTE) {
+        Some(over) if over > Duration::ZERO => {
+            Err(u32::try_from(over.as_secs()).unwrap_or(u32::MAX).saturating_add(1))
+        }
         _ => Ok(next),
     }
 }
@@ -95,8 +98,8 @@ mod tests {
     fn a_minutes_worth_at_once_then_an_even_pace() {
         let config = GatewayConfig { uploads_per_minute_per_member: 3, ..GatewayConfig::default() };
         let limits = Limits::new(&config);
-        let start = Millis(1_000_000);
-        let enter = |at| limits.enter(country("DE"), start.plus(at)).map(drop);
+        let start = Instant::now();
+        let enter = |at_ms| limits.enter(country("DE"), start + Duration::from_millis(at_ms)).map(drop);
         (0..3).for_each(|_| enter(0).unwrap());
         assert_eq!(enter(0).unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
         enter(20_000).unwrap();
@@ -113,7 +116,7 @@ mod tests {
             ..GatewayConfig::default()
         };
         let limits = Limits::new(&config);
-        let enter = |code| limits.enter(country(code), Millis(0));
+        let enter = |code| limits.enter(country(code), Instant::now());
         let held = [enter("DE").unwrap(), enter("DE").unwrap(), enter("FR").unwrap()];
         assert_eq!(enter("DE").err().unwrap().code(), "too-many-uploads");
         assert_eq!(enter("FR").err().unwrap().code(), "gateway-busy");

@@ -81,7 +81,7 @@ fn admit(gateway: &Inner, parts: &Parts) -> Result<Admitted, Problem> {
         certificate: client.map(|c| c.sha256).unwrap_or_default(),
         head,
         max_keys: network.member(country).map_or(0, |m| m.max_keys_per_upload as usize),
-        _ticket: gateway.limits.enter(country, now)?,
+        _ticket: gateway.limits.enter(country, Instant::now().into_std())?,
     })
 }
 
