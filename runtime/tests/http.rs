@@ -8,10 +8,10 @@ use axum::{Extension, Router, routing::get};
 use keyferry_runtime::{
     clock::{Clock, SystemClock},
     config::{Check, Faults},
-    http::{ClientCertificate, HttpConfig, Problem, Server, TlsConfig, serve},
+    http::{ClientCertificate, HttpConfig, Problem, Server, TlsConfig, identify, serve},
     shutdown::Shutdown,
 };
-use keyferry_schemas::world::{Algorithm, Identity};
+use keyferry_schemas::world::{Algorithm, Identity, World as Network};
 use reqwest::Client;
 use rustls::{
     ClientConfig, RootCertStore, SignatureScheme, SupportedProtocolVersion,
@@ -68,6 +68,7 @@ impl World {
             tls: Some(write(&own, directory.path())),
             trusted_proxies: Vec::new(),
             max_connections: 4,
+            max_connections_per_address: 3,
         };
         let mut faults = Faults::default();
         config.check(&mut faults);
@@ -79,9 +80,17 @@ impl World {
             tokio::time::sleep(Duration::from_millis(300)).await;
             "done"
         };
+        let member = async |client: Option<Extension<ClientCertificate>>| {
+            let now = SystemClock.now();
+            let network = Network::new(&["DE", "FR"], now.timestamp()).unwrap().network().unwrap();
+            identify(client.map(|c| c.0).as_ref(), &network, now).map(|country| country.to_string())
+        };
         let refusing = async || Problem::new(reqwest::StatusCode::CONFLICT, "a-code", "a sentence");
-        let routes =
-            Router::new().route("/who", get(who)).route("/slow", get(slow)).route("/conflict", get(refusing));
+        let routes = Router::new()
+            .route("/who", get(who))
+            .route("/member", get(member))
+            .route("/slow", get(slow))
+            .route("/conflict", get(refusing));
         let shutdown = Shutdown::new();
         let server = serve(&config, routes, shutdown.clone()).await.unwrap();
         Self { own, server, shutdown, _directory: directory }
@@ -167,11 +176,27 @@ async fn what_is_not_there_is_a_problem() {
     }
 }
 
+/// Who has nothing to show, or shows what nobody registered, gets its answer and keeps no place.
+#[tokio::test]
+async fn a_stranger_keeps_no_connection() {
+    let world = World::start().await;
+    let stranger = identity("DE", Algorithm::P256);
+    for shown in [None, Some((&stranger, &stranger))] {
+        let response = world.client(shown, &TLS13).get(world.url("/member")).send().await.unwrap();
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["connection"]),
+            (403, &"close".parse().unwrap())
+        );
+    }
+    let response = world.client(None, &TLS13).get(world.url("/conflict")).send().await.unwrap();
+    assert!(!response.headers().contains_key("connection"), "another refusal is no reason");
+}
+
 #[tokio::test]
 async fn connections_above_the_cap_are_closed() {
     let world = World::start().await;
     let mut held = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         let client = world.client(None, &TLS12);
         world.get(&client, "/who").await;
         held.push(client);
@@ -208,13 +233,18 @@ async fn faults_are_named() {
         tls: None,
         trusted_proxies: Vec::new(),
         max_connections: 0,
+        max_connections_per_address: 0,
     };
     let mut faults = Faults::default();
     nothing.check(&mut faults);
     let text = format!("{faults:?}");
-    assert!(text.contains("trusted_proxies") && text.contains("max_connections"), "{text}");
+    assert!(
+        text.contains("trusted_proxies") && text.contains("max_connections") && text.contains("per_address"),
+        "{text}"
+    );
     fs::write(&files.key, identity("EU", Algorithm::P256).key_pem().unwrap()).unwrap();
-    let mismatch = HttpConfig { tls: Some(files), max_connections: 1, ..nothing };
+    let mismatch =
+        HttpConfig { tls: Some(files), max_connections: 1, max_connections_per_address: 1, ..nothing };
     let fatal = serve(&mismatch, Router::new(), Shutdown::new()).await.unwrap_err();
     assert!(fatal.to_string().starts_with("http.tls: certificate and key can not be used"), "{fatal}");
 }

@@ -115,7 +115,13 @@ impl Front {
             Door::Tls => (Some(write(&hub.world.anchor, files.path())?), Vec::new()),
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = HttpConfig { listen, tls, trusted_proxies, max_connections: 100 };
+        let config = HttpConfig {
+            listen,
+            tls,
+            trusted_proxies,
+            max_connections: 100,
+            max_connections_per_address: 100,
+        };
         let (runtime, shutdown) = (Runtime::new()?, Shutdown::new());
         let server = runtime
             .block_on(serve(&config, gateway.router(), shutdown.clone()))

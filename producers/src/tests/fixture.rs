@@ -143,6 +143,7 @@ impl World {
             tls: None,
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
             max_connections: 10,
+            max_connections_per_address: 10,
         };
         let server = serve(&http, router(Arc::new(inner)), shutdown.clone()).await?;
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();

@@ -53,6 +53,8 @@ async fn headers() {
         let answer = refused(&world, world.upload(1), header, value).await;
         assert_eq!(answer, (status, code.to_owned()), "{header}: {value:?}");
     }
+    let stranger = world.request("POST", "/diagnosiskeys/upload").send().await.unwrap();
+    assert!(stranger.headers().get("connection").is_none(), "the connection of a proxy is everybody's");
     let accept = world.from("POST", "/diagnosiskeys/upload", "DE", "DE").send().await.unwrap();
     assert_eq!(accept.status(), 415);
     assert_eq!(

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
-    http::HeaderMap,
+    http::{HeaderMap, Version, header::CONNECTION},
     middleware::Next,
     response::Response,
 };
@@ -65,14 +65,23 @@ pub(super) async fn attach(
     if let Some(client) = of_request(&request, &trusted) {
         request.extensions_mut().insert(client);
     }
-    next.run(request).await
+    // HTTP/2 has no such header. A proxy's connection is everybody's.
+    let stays = request.version() >= Version::HTTP_2 || is_proxy(&request, &trusted);
+    let mut response = next.run(request).await;
+    if stays {
+        response.headers_mut().remove(CONNECTION);
+    }
+    response
+}
+
+fn is_proxy(request: &Request, trusted: &[IpNet]) -> bool {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
+    peer.is_some_and(|ip| trusted.iter().any(|net| net.contains(&ip)))
 }
 
 fn of_request(request: &Request, trusted: &[IpNet]) -> Option<ClientCertificate> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_canonical());
-    let behind_proxy = peer.is_some_and(|ip| trusted.iter().any(|net| net.contains(&ip)));
     // A proxy that encrypts anew shows its own certificate in the handshake and the client's in the headers.
-    if behind_proxy && request.headers().contains_key(SHA256_HEADER) {
+    if is_proxy(request, trusted) && request.headers().contains_key(SHA256_HEADER) {
         let client = ClientCertificate::from_headers(request.headers());
         if client.is_none() {
             tracing::warn!(

@@ -27,11 +27,19 @@ pub struct HttpConfig {
     /// Most connections at a time; 1000 unless told. Those above it are closed at once.
     #[serde(default = "HttpConfig::default_max_connections")]
     pub max_connections: usize,
+    /// Most connections at a time from one address (one /64 of IPv6), so that no stranger takes all of them; 100 unless
+    /// told. Trusted proxies are exempt.
+    #[serde(default = "HttpConfig::default_max_connections_per_address")]
+    pub max_connections_per_address: usize,
 }
 
 impl HttpConfig {
     fn default_max_connections() -> usize {
         1000
+    }
+
+    fn default_max_connections_per_address() -> usize {
+        100
     }
 }
 
@@ -52,6 +60,9 @@ impl Check for HttpConfig {
         }
         if self.max_connections == 0 {
             faults.add("max_connections", "is 0");
+        }
+        if self.max_connections_per_address == 0 {
+            faults.add("max_connections_per_address", "is 0");
         }
         if let Some(config) = &self.tls
             && let Err(e) = tls::load(config)

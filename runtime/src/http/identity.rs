@@ -1,6 +1,6 @@
 //! Which member a client is, and what it may do. Pure: certificate, network document and time in, country out.
 
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header::CONNECTION};
 use keyferry_schemas::{
     country::Country,
     network::{MemberState, Network, Use},
@@ -32,7 +32,7 @@ pub fn identify(
     let forbidden = |code: &'static str, detail: String| Problem::new(StatusCode::FORBIDDEN, code, detail);
     let client = client.ok_or_else(|| {
         let detail = "no client certificate came with this request; connect with the certificate registered for your country";
-        forbidden("client-certificate-missing", detail.into())
+        ends(forbidden("client-certificate-missing", detail.into()))
     })?;
     let named = client.subject_country.ok_or_else(|| {
         let detail = "the subject of the client certificate names no single country; it needs one C attribute, such as C=DE";
@@ -43,7 +43,7 @@ pub fn identify(
     if registrations.peek().is_none() {
         let detail =
             format!("the client certificate {thumbprint} is not registered; ask the operator to register it");
-        return Err(Problem::rejection(Rejection::ClientCertificateUnknown, detail));
+        return Err(ends(Problem::rejection(Rejection::ClientCertificateUnknown, detail)));
     }
     let mut own = registrations.filter(|r| network.resolve(r.country) == network.resolve(named)).peekable();
     if own.peek().is_none() {
@@ -56,6 +56,11 @@ pub fn identify(
         let detail = format!("the client certificate {thumbprint} is expired, revoked or not in force yet");
         Problem::rejection(Rejection::ClientCertificateNotInForce, detail)
     })
+}
+
+/// A stranger gets one answer and not a connection to keep: places are for those that are known.
+fn ends(problem: Problem) -> Problem {
+    problem.header(CONNECTION, HeaderValue::from_static("close"))
 }
 
 impl Access {

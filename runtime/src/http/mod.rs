@@ -7,6 +7,7 @@
 //! | `client` | the client certificate of a request, from TLS or from a trusted proxy |
 //! | `dn` | the country in a distinguished name, in the dialects of proxies |
 //! | `identity` | which member that certificate is, and what it may do |
+//! | `cap` | how many connections, of all peers and of each |
 //! | `problem` | errors as `application/problem+json` |
 //! | `server` | the listener: limits, and an end that finishes what was begun |
 //!

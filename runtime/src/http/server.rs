@@ -92,7 +92,7 @@ pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> R
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
 
-    let capped = Capped::new(config.max_connections);
+    let capped = Capped::new(config);
     let serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match &config.tls {
         None => Box::pin(server.acceptor(capped).serve(service)),
         Some(files) => {

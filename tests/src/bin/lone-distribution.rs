@@ -45,6 +45,7 @@ fn main() -> Result<()> {
             tls: None,
             trusted_proxies: vec!["127.0.0.0/8".parse()?],
             max_connections: 100,
+            max_connections_per_address: 100,
         };
         let server = http::serve(&config, distribution.router(), Shutdown::new()).await.map_err(said)?;
         let admin = admin::serve(&AdminConfig { listen }, health).await.map_err(said)?;
