@@ -97,6 +97,26 @@ def signing_certificates(document, country, digest, at):
             yield entry["pem"].encode()
 
 
+REPORT_TYPES = "unknown confirmed-test confirmed-clinical-diagnosis self-report recursive revoked".split()
+
+
+def check_agreement(document, m, types):
+    """Every key is covered by an agreement in force; of those that cover any, the manifest names the lowest number, and
+    the data are pseudonymous if one of them says so."""
+    def covers(agreement):
+        pair, parties = {m["origin"], m["destination"]}, set(agreement.get("parties", []))
+        joins = pair <= parties or (m["origin"] in agreement.get("origins", [])
+                                    and m["destination"] in agreement.get("destinations", []))
+        in_force = millis(agreement["from"]) <= m["created_at"] < millis(agreement["until"])
+        named = {REPORT_TYPES.index(name) for name in agreement["report_types"]}
+        return types & named if joins and in_force and "exposed-keys" in agreement["kinds"] else set()
+    covering = [a for a in document["agreements"] if covers(a)]
+    need(types == {t for a in covering for t in covers(a)}, "no agreement in force covers some of the keys")
+    need(m["agreement"] == min(int(a["id"]) for a in covering), f"it names agreement {m['agreement']} and not the lowest")
+    pseudonymous = any(a["data_class"] == "pseudonymous" for a in covering)
+    need((m["data_class"] == "PSEUDONYMOUS") == pseudonymous, "the data class is not that of the agreements")
+
+
 # --- Batches and chains ----------------------------------------------------------------------------------------------
 START = 0, bytes(32), 0, 0
 
@@ -116,11 +136,13 @@ class Chains:
         need(document["network"] == m["network"], "it belongs to another network")
         check_hub_signature(document, m["signing_key"], at, b"keyferry manifest v1\0" + record["manifest"], record["signature"])
         need(m["destination"] == self.country != m["origin"], f"it is for {m['destination']}, from {m['origin']}")
+        need(m["batch_id"] == f"{m['origin']}-{m['destination']}-{m['sequence']}", "the batch id is that of another batch")
         cms = record["origin_signature"]
         for part, data in ("content", record["keys"]), ("bitmap", record["new"]), ("origin_signature", cms or b""):
             need(sha256(data).digest() == m[part], f"the {part} is not what the manifest says")
         keys = self.message.FromString(record["keys"]).keys
         need(len(keys) == m["keys"] and len(record["new"]) == (len(keys) + 7) // 8, "another number of keys")
+        check_agreement(document, m, {key.reportType for key in keys})
         canonical = [canonical_key(key) for key in keys]
         need(canonical == sorted(canonical, key=b64encode), "the keys are not in canonical order")
         signed = b"".join(canonical)

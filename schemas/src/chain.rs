@@ -42,6 +42,15 @@ pub enum Break {
     /// The hub's signature does not hold.
     #[error("the signature does not hold")]
     Signature,
+    /// The batch has another name than its place.
+    #[error("the batch id is not <origin>-<destination>-<sequence>")]
+    BatchId,
+    /// That agreement was not in force between the countries, or is not the one under which these keys go out.
+    #[error("agreement {0} is not the one under which these keys may flow at that time")]
+    Agreement(i32),
+    /// The agreements in force make it another class of data.
+    #[error("the data class is not the one that the agreements give")]
+    DataClass,
     /// A hash of the manifest is not that of the part it names.
     #[error("the {0} is not what the manifest says")]
     Part(&'static str),
@@ -125,6 +134,17 @@ impl VerifiedBatch {
         if keys.iter().any(|k| !k.origin.parse().is_ok_and(|c| network.resolve(c) == home)) {
             return Err(Break::Part("origin of a key"));
         }
+        // Here the keys are at hand, so nothing of the terms is left open.
+        let coverage = network.coverage(manifest.origin, manifest.destination, manifest.created_at);
+        let terms = coverage.filter(|c| keys.iter().all(|k| c.covers(k))).and_then(|c| c.terms(keys.iter()));
+        match terms {
+            Some((number, class)) if number == manifest.agreement => {
+                if class != manifest.data_class {
+                    return Err(Break::DataClass);
+                }
+            }
+            _ => return Err(Break::Agreement(manifest.agreement)),
+        }
         let canonical = Canonical::of(&keys);
         let signed = canonical.bytes();
         if sha256(&signed) != manifest.canonical
@@ -161,7 +181,8 @@ impl VerifiedBatch {
     }
 }
 
-/// Verifies all of a batch but its keys, which a store erases in time: the signature, and the hashes of what is left.
+/// Verifies all of a batch but its keys, which a store erases in time: the signature, the hashes of what is left, and
+/// that agreements were in force under which keys may have gone out like this.
 ///
 /// # Errors
 /// The first [`Break`] found.
@@ -190,7 +211,16 @@ pub fn verify_sealed<'n>(
             return Err(Break::Part(part));
         }
     }
-    Ok((manifest, network))
+    let Manifest { origin, destination, sequence, .. } = manifest;
+    if manifest.batch_id != format!("{origin}-{destination}-{sequence}") {
+        return Err(Break::BatchId);
+    }
+    let coverage = network.coverage(origin, destination, manifest.created_at);
+    match coverage.and_then(|c| c.classes(manifest.agreement)) {
+        None => Err(Break::Agreement(manifest.agreement)),
+        Some(classes) if !classes.contains(&manifest.data_class) => Err(Break::DataClass),
+        Some(_) => Ok((manifest, network)),
+    }
 }
 
 fn read_manifest(bytes: &Bytes) -> Result<Manifest, Break> {

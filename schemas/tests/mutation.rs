@@ -6,10 +6,10 @@ mod common;
 use common::{NOW, Sender, country, flips, verified, world};
 use keyferry_schemas::{
     avro::Record,
-    batch::{Level, Manifest, SignedBatch, sha256, sign_manifest},
-    chain::{Break, VerifiedBatch},
+    batch::{DataClass, Level, Manifest, SignedBatch, sha256},
+    chain::{Break, VerifiedBatch, verify_sealed},
     efgs,
-    network::{Network, UntrustedNetwork},
+    network::{Agreement, DataClassName, Network, ReportTypeName, UntrustedNetwork},
     records::NetworkRecord,
     rejection::Rejection,
     world::{HUB_KEY, World},
@@ -35,13 +35,8 @@ fn a_hub_that_lies_about_the_origin_is_found() {
     // A batch that the hub signed, of keys that the origin did not.
     let world = world();
     let network = world.network().unwrap();
-    let signed_anew = |batch: &SignedBatch, change: &dyn Fn(&mut Manifest)| {
-        let mut manifest = Manifest::from_avro(batch.manifest.clone()).unwrap();
-        change(&mut manifest);
-        let manifest = manifest.to_avro();
-        let signature = sign_manifest(&world.hub_key, &manifest);
-        SignedBatch { manifest: manifest.into(), signature, ..batch.clone() }
-    };
+    let hub = Sender::new(&world, "NL", "DE");
+    let signed_anew = |batch: &SignedBatch, change: &dyn Fn(&mut Manifest)| hub.signed_anew(batch, change);
     let honest = Sender::new(&world, "NL", "DE").send(Level::Whole);
     let refused = |batch: &SignedBatch| VerifiedBatch::verify(batch, &*network).err();
     assert_eq!(refused(&signed_anew(&honest, &|_| ())), None);
@@ -49,7 +44,7 @@ fn a_hub_that_lies_about_the_origin_is_found() {
     assert_eq!(refused(&signed_anew(&honest, &|m| m.signing_certificate = fr)), Some(Break::Origin));
     // In a subset nothing but the keys themselves contradicts it.
     for batch in [&honest, &Sender::new(&world, "NL", "DE").send(Level::Subset)] {
-        let foreign = signed_anew(batch, &|m| m.origin = country("FR"));
+        let foreign = signed_anew(batch, &|m| (m.origin, m.batch_id) = (country("FR"), "FR-DE-1".into()));
         assert_eq!(refused(&foreign), Some(Break::Part("origin of a key")));
     }
     // All else consistent, keys of another upload under this one's signature.
@@ -148,4 +143,62 @@ fn a_changed_signature_opens_nothing() {
         let forged = NetworkRecord { signature: changed.into(), ..record.clone() };
         assert!(Network::open(&forged, &world.anchors()).is_err(), "byte {at}");
     }
+}
+
+#[test]
+fn a_batch_goes_by_the_agreements_of_its_time() {
+    let mut world = world();
+    let until = NOW + jiff::SignedDuration::from_hours(1);
+    let one = world.document.agreements[0].clone();
+    let of = |id, types: &[ReportTypeName], data_class| Agreement {
+        id,
+        report_types: types.to_vec(),
+        data_class,
+        parties: vec![country("NL"), country("DE")],
+        ..one.clone()
+    };
+    use ReportTypeName::{ConfirmedTest, Revoked, SelfReport};
+    world.document.agreements = vec![
+        Agreement { parties: vec![country("FR"), country("DE")], ..one.clone() },
+        Agreement { until, ..of(2, &[ConfirmedTest], DataClassName::Anonymous) },
+        of(3, &[ConfirmedTest, Revoked], DataClassName::Pseudonymous),
+        of(4, &[SelfReport], DataClassName::Pseudonymous),
+    ];
+    let network = world.network().unwrap();
+    // Keys confirmed by test: 2 is the lowest that covers them, 3 makes them pseudonymous.
+    let mut sender = Sender::new(&world, "NL", "DE");
+    (sender.agreement, sender.data_class) = (2, DataClass::Pseudonymous);
+    let whole = sender.clone().send(Level::Whole);
+    let hub = sender.clone();
+    let refused = |batch: &SignedBatch, change: &dyn Fn(&mut Manifest)| {
+        let batch = hub.signed_anew(batch, change);
+        let erased = SignedBatch { keys: Default::default(), ..batch.clone() };
+        (VerifiedBatch::verify(&batch, &*network).err(), verify_sealed(&erased, &*network).err())
+    };
+    let both = |reason: Break| (Some(reason.clone()), Some(reason));
+    for batch in [&whole, &sender.clone().send(Level::Subset)] {
+        assert_eq!(refused(batch, &|_| ()), (None, None));
+        for id in ["", "NL-DE-2", "NL-DE-01", "DE-NL-1", "NL-DE-1 "] {
+            assert_eq!(refused(batch, &|m| m.batch_id = id.into()), both(Break::BatchId), "{id}");
+        }
+        for other in [0, 1, 5, -2] {
+            assert_eq!(refused(batch, &|m| m.agreement = other), both(Break::Agreement(other)));
+        }
+        // In force, and covering keys, but not the lowest: without the keys that can not be told.
+        for other in [3, 4] {
+            let found = refused(batch, &|m| m.agreement = other);
+            assert_eq!(found, (Some(Break::Agreement(other)), None), "{other}");
+        }
+        let anonymous = |m: &mut Manifest| m.data_class = DataClass::Anonymous;
+        assert_eq!(refused(batch, &anonymous), (Some(Break::DataClass), None));
+        let of_three = |m: &mut Manifest| (m.agreement, m.data_class) = (3, DataClass::Anonymous);
+        assert_eq!(refused(batch, &of_three).1, Some(Break::DataClass));
+        let over = |m: &mut Manifest| m.created_at = until.into();
+        assert_eq!(refused(batch, &over), both(Break::Agreement(2)));
+    }
+    // A key that no agreement covers does not go along with those that one covers.
+    sender.report_type = 5;
+    assert_eq!(refused(&sender.clone().send(Level::Whole), &|_| ()).0, None);
+    sender.report_type = 4;
+    assert_eq!(refused(&sender.clone().send(Level::Whole), &|_| ()).0, Some(Break::Agreement(2)));
 }

@@ -316,7 +316,7 @@ def signed_vectors():
                       "record": {"network": "vectors", "version": 1}})
     write("batches", {"about": {"seed": hub.seed.hex(), "public_key": hub.public.hex(),
                                 "label": "keyferry manifest v1\\0"}, "good": [whole, subset],
-                      "bad": bad_fields(whole, hub) + bad_parts(whole, subset, hub)})
+                      "bad": bad_fields(whole, hub) + bad_fields(subset, hub) + bad_parts(whole, subset, hub)})
     point = {"network": "vectors", "network_version": 1, "origin": "NL", "destination": "DE", "sequence": 2,
              "manifest": subset["sha256"], "now": 1603022400000, "at": 1603026000000,
              "signing_key": "hub-1"}
@@ -331,29 +331,32 @@ def signed_vectors():
                  "avro": avro_checkpoint(point | {field: value}, signature).hex()} for field, value in changes.items()]})
 
 
-def bad_fields(whole, hub):
+def bad_fields(good, hub):
     """Each field changed: under the old signature, and where something besides the signature guards it, signed anew."""
-    other = sha256(b"other").hex()
+    other, fields, whole = sha256(b"other").hex(), good["manifest"], good["name"] == "whole"
     changes = {  # The value; why it is refused as it is; why it is refused signed anew, if it is.
         "schema_version": (2, "manifest", "manifest"), "network": ("other", "network", "network"),
-        "network_version": (2, "network-version", "network-version"), "batch_id": ("NL-DE-2", "signature", None),
-        "origin": ("DE", "signature", "part"), "destination": ("NL", "signature", None),
-        "sequence": (2, "signature", None), "previous": (other, "signature", None),
+        "network_version": (2, "network-version", "network-version"), "batch_id": ("NL-DE-9", "signature", "batch-id"),
+        "origin": ("DE", "signature", "batch-id"), "destination": ("NL", "signature", "batch-id"),
+        "sequence": (9, "signature", "batch-id"), "previous": (other, "signature", None),
         "upload_id": (other[:32], "signature", None), "batch_tag": ("20201018-2", "signature", None),
         "kind": ("CONTACT_KEYS", "manifest", "manifest"), "keys": (4, "signature", "part"),
-        "level": ("SUBSET", "signature", "part"), "canonical": (other, "signature", "part"),
+        "level": ("SUBSET" if whole else "WHOLE", "signature", "part"), "canonical": (other, "signature", "part"),
         "content": (other, "signature", "part"), "bitmap": (other, "signature", "part"),
         "origin_signature": (other, "signature", "part"), "client_certificate": (other, "signature", None),
-        "signing_certificate": (other, "signature", "origin"), "agreement": (2, "signature", None),
-        "data_class": ("PSEUDONYMOUS", "signature", None), "created_at": (1603022400124, "signature", None),
+        "signing_certificate": (other, "signature", "origin" if whole else None),
+        "agreement": (2, "signature", "agreement"), "data_class": ("PSEUDONYMOUS", "signature", "data-class"),
+        "created_at": (1603022400124, "signature", None),
         "signing_key": ("hub-2", "signing-key", "signing-key")}
     bad = []
     for field, (value, refused, anew) in changes.items():
-        avro = avro_manifest(whole["manifest"] | {field: value})
-        change = {"of": "whole", "field": field, "avro": avro.hex()}
-        bad.append({"name": f"bad_{field}"} | change | {"refused": refused})
+        assert fields[field] != value
+        avro = avro_manifest(fields | {field: value})
+        change = {"of": good["name"], "field": field, "avro": avro.hex()}
+        name = f"bad_{field}_of_a_{good['name']}"
+        bad.append({"name": name} | change | {"refused": refused})
         if anew:
-            bad.append({"name": f"bad_{field}_signed_anew"} | change
+            bad.append({"name": f"{name}_signed_anew"} | change
                        | {"signature": hub.manifest(avro).hex(), "refused": anew})
     return bad
 

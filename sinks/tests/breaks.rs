@@ -13,7 +13,7 @@ use common::{
 };
 use keyferry_runtime::{codec::KeysRecord, health::Health};
 use keyferry_schemas::{
-    batch::{Checkpoint, Level, Manifest, SignedBatch, sha256},
+    batch::{Checkpoint, DataClass, Level, Manifest, SignedBatch, sha256},
     chain::Break,
 };
 use keyferry_sinks::intake::{ChainBreak, Intake, Read, Reason};
@@ -76,6 +76,11 @@ fn a_flipped_bit_in_any_part_breaks() {
     assert_eq!(breaks(good), None);
 }
 
+fn place(manifest: &mut Manifest, origin: &str, destination: &str, sequence: i64) {
+    (manifest.origin, manifest.destination, manifest.sequence) = (cc(origin), cc(destination), sequence);
+    manifest.batch_id = format!("{origin}-{destination}-{sequence}");
+}
+
 /// The hub's own signature is no excuse: what it signs has to be consistent.
 #[test]
 fn a_wrong_manifest_breaks_though_it_is_signed() {
@@ -83,14 +88,17 @@ fn a_wrong_manifest_breaks_though_it_is_signed() {
     let mut hub = Hub::new(NOON);
     let first = hub.batch("FR", "DE", 1, NOON);
     let good = hub.batch("FR", "DE", 3, NOON);
-    let table: [(&str, Mutation, Reason); 14] = [
+    let table: [(&str, Mutation, Reason); 17] = [
         ("network", |m| m.network = "other".into(), Break::Network("other".into()).into()),
         ("network_version", |m| m.network_version = 2, Break::NetworkVersion(2).into()),
         ("schema_version", |m| m.schema_version = 2, Break::Manifest.into()),
-        ("destination", |m| m.destination = cc("NL"), Break::Destination(cc("NL")).into()),
-        ("origin", |m| m.origin = cc("NL"), Break::Part("origin of a key").into()),
-        ("skipped", |m| m.sequence = 3, Break::Sequence { last: 1, found: 3 }.into()),
-        ("repeated", |m| m.sequence = 1, Break::Sequence { last: 1, found: 1 }.into()),
+        ("batch_id", |m| m.batch_id.push('0'), Break::BatchId.into()),
+        ("destination", |m| place(m, "FR", "NL", 2), Break::Destination(cc("NL")).into()),
+        ("origin", |m| place(m, "NL", "DE", 2), Break::Part("origin of a key").into()),
+        ("skipped", |m| place(m, "FR", "DE", 3), Break::Sequence { last: 1, found: 3 }.into()),
+        ("repeated", |m| place(m, "FR", "DE", 1), Break::Sequence { last: 1, found: 1 }.into()),
+        ("agreement", |m| m.agreement = 2, Break::Agreement(2).into()),
+        ("data_class", |m| m.data_class = DataClass::Pseudonymous, Break::DataClass.into()),
         ("previous", |m| m.previous = [1; 32], Break::Predecessor(1).into()),
         ("keys", |m| m.keys = 2, Break::Part("number of keys").into()),
         ("canonical", |m| m.canonical = [1; 32], Break::Part("canonical form").into()),

@@ -44,6 +44,23 @@ impl Coverage<'_> {
         let pseudonymous = applying.any(|a| a.data_class == DataClassName::Pseudonymous);
         Some((number, if pseudonymous { DataClass::Pseudonymous } else { DataClass::Anonymous }))
     }
+
+    /// As which classes of data keys may have gone out under this number, whichever keys they were; `None` if it is not
+    /// in force here.
+    pub(crate) fn classes(&self, number: i32) -> Option<Vec<DataClass>> {
+        let from = self.agreements.iter().position(|a| a.id == number)?;
+        // Those with lower numbers covered none of them, the named one did, and any of the others may have.
+        let (named, others) = (self.agreements[from], &self.agreements[from + 1..]);
+        let pseudonymous = |a: &Agreement| a.data_class == DataClassName::Pseudonymous;
+        let mut classes = Vec::new();
+        if pseudonymous(named) || others.iter().any(|a| pseudonymous(a)) {
+            classes.push(DataClass::Pseudonymous);
+        }
+        if !pseudonymous(named) {
+            classes.push(DataClass::Anonymous);
+        }
+        Some(classes)
+    }
 }
 
 impl Agreement {

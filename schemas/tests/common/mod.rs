@@ -13,7 +13,7 @@ use keyferry_schemas::{
     canonical::Canonical,
     chain::VerifiedBatch,
     country::Country,
-    efgs,
+    efgs::{self, DiagnosisKey},
     network::Network,
     records::{Hash, Kind},
     time::Millis,
@@ -42,6 +42,9 @@ pub struct Sender<'w> {
     pub at: Millis,
     pub key: SigningKey,
     pub key_id: &'static str,
+    pub agreement: i32,
+    pub data_class: DataClass,
+    pub report_type: i32,
 }
 
 impl<'w> Sender<'w> {
@@ -56,13 +59,21 @@ impl<'w> Sender<'w> {
             at: NOW.into(),
             key: world.hub_key.clone(),
             key_id: HUB_KEY,
+            agreement: 1,
+            data_class: DataClass::Anonymous,
+            report_type: 1,
         }
     }
 
     pub fn send(&mut self, level: Level) -> SignedBatch {
         let mut rng = Rng::new(self.sequence as u64);
-        let uploaded: Vec<_> =
-            (0..4).map(|_| key(&mut rng, self.origin, &["DE", "FR"], NOW.into())).collect();
+        let uploaded: Vec<_> = (0..4)
+            .map(|i| {
+                let key = key(&mut rng, self.origin, &["DE", "FR"], NOW.into());
+                // The first alone, so that the others are as good as ever.
+                if i == 0 { DiagnosisKey { report_type: self.report_type, ..key } } else { key }
+            })
+            .collect();
         let upload = self.world.upload(self.origin, "tag", &uploaded).unwrap();
         let whole = level == Level::Whole;
         let sent = if whole { &uploaded[..] } else { &uploaded[..3] };
@@ -92,8 +103,8 @@ impl<'w> Sender<'w> {
             origin_signature: sha256(&origin_signature.clone().unwrap_or_default()),
             client_certificate: upload.client_certificate,
             signing_certificate: nation.signing.certificate.sha256(),
-            agreement: 1,
-            data_class: DataClass::Anonymous,
+            agreement: self.agreement,
+            data_class: self.data_class,
             created_at: self.at,
             signing_key: self.key_id.into(),
         }
@@ -107,6 +118,15 @@ impl<'w> Sender<'w> {
             new: new.into(),
             origin_signature,
         }
+    }
+
+    /// The same batch with a change in its manifest, signed as ever.
+    pub fn signed_anew(&self, batch: &SignedBatch, change: &dyn Fn(&mut Manifest)) -> SignedBatch {
+        let mut manifest = Manifest::from_avro(batch.manifest.clone()).unwrap();
+        change(&mut manifest);
+        let manifest = manifest.to_avro();
+        let signature = sign_manifest(&self.key, &manifest);
+        SignedBatch { manifest: manifest.into(), signature, ..batch.clone() }
     }
 
     pub fn checkpoint(&self) -> Checkpoint {

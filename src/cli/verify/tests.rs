@@ -27,7 +27,7 @@ struct Scene {
 }
 
 fn scene() -> Scene {
-    let world = World::new(&["DE", "FR"], NOW).unwrap();
+    let world = World::new(&["DE", "FR", "IT"], NOW).unwrap();
     let versions = [(1, world.network().unwrap())].into();
     Scene { world, versions }
 }
