@@ -13,6 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use keyferry_schemas::{certificate::Certificate, network::Network, records::NetworkRecord, topics};
 
@@ -134,6 +135,30 @@ impl NetworkFeed {
     }
 }
 
+/// The rule by which a record on the topic is the next version: a pinned anchor signed it, it is newer than `last`, and of
+/// the same network.
+///
+/// # Errors
+/// Why it is not, in one line.
+pub fn next_version(
+    value: Option<Bytes>,
+    codec: &Codec,
+    anchors: &[Certificate],
+    last: Option<&Network>,
+) -> Result<(NetworkRecord, Network), String> {
+    let record: NetworkRecord = codec.decode(value.ok_or("a tombstone")?).map_err(|e| e.to_string())?;
+    let network = Network::open(&record, anchors).map_err(|e| e.to_string())?;
+    if let Some(last) = last {
+        if network.version() <= last.version() {
+            return Err(format!("version {} does not follow version {}", network.version(), last.version()));
+        }
+        if network.name() != last.name() {
+            return Err(format!("network {} is not network {}", network.name(), last.name()));
+        }
+    }
+    Ok((record, network))
+}
+
 struct Reader {
     codec: Codec,
     anchors: Vec<Certificate>,
@@ -152,17 +177,8 @@ impl Reader {
     }
 
     fn accept(&mut self, record: Record) -> Result<(), String> {
-        let value = record.value.ok_or("a tombstone")?;
-        let record: NetworkRecord = self.codec.decode(value).map_err(|e| e.to_string())?;
-        let network = Network::open(&record, &self.anchors).map_err(|e| e.to_string())?;
-        if let Some((last, known)) = self.versions.last_key_value() {
-            if network.version() <= *last {
-                return Err(format!("version {} does not follow version {last}", network.version()));
-            }
-            if known.name() != network.name() {
-                return Err(format!("network {} is not network {}", network.name(), known.name()));
-            }
-        }
+        let last = self.versions.values().next_back().map(AsRef::as_ref);
+        let (_, network) = next_version(record.value, &self.codec, &self.anchors, last)?;
         tracing::info!(version = network.version(), network = network.name(), "network document in force");
         self.versions.insert(network.version(), Arc::new(network));
         Ok(())

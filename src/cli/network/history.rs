@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use keyferry_runtime::{codec::Codec, exit::Fatal, network::Versions, tail::Record, topics::list};
-use keyferry_schemas::{certificate::Certificate, network::Network, records::NetworkRecord, topics};
+use keyferry_runtime::{
+    exit::Fatal,
+    network::{Versions, next_version},
+    topics::list,
+};
+use keyferry_schemas::{network::Network, records::NetworkRecord, topics};
 
 use crate::cli::{self, Connection, bounds};
 
@@ -27,8 +31,9 @@ pub(crate) fn read(connection: &Connection) -> Result<Vec<Published>, Fatal> {
     cli::read(&connection.kafka, topics::NETWORK, end, |record| {
         let offset = record.offset;
         lacks_registry |= connection.lacks_registry(record.value.as_ref());
-        match accept(record, &codec, &anchors, all.last()) {
-            Ok(published) => all.push(published),
+        let last = all.last().map(|p| p.network.as_ref());
+        match next_version(record.value, &codec, &anchors, last) {
+            Ok((record, network)) => all.push(Published { record, network: Arc::new(network) }),
             Err(why) => {
                 eprintln!("{} offset {offset} is passed over: {why}", topics::NETWORK);
                 passed_over += 1;
@@ -63,24 +68,4 @@ pub(crate) fn none() -> Fatal {
         "no network document on {} yet; `keyferry network apply` publishes one",
         topics::NETWORK
     ))
-}
-
-fn accept(
-    record: Record,
-    codec: &Codec,
-    anchors: &[Certificate],
-    last: Option<&Published>,
-) -> Result<Published, String> {
-    let record: NetworkRecord =
-        codec.decode(record.value.ok_or("a tombstone")?).map_err(|e| e.to_string())?;
-    let network = Network::open(&record, anchors).map_err(|e| e.to_string())?;
-    if let Some(Published { network: last, .. }) = last {
-        if network.version() <= last.version() {
-            return Err(format!("version {} does not follow version {}", network.version(), last.version()));
-        }
-        if network.name() != last.name() {
-            return Err(format!("network {} is not network {}", network.name(), last.name()));
-        }
-    }
-    Ok(Published { record, network: Arc::new(network) })
 }
