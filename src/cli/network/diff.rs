@@ -56,6 +56,8 @@ fn walk(value: &Value, path: String, fields: &mut BTreeMap<String, String>) {
                 }
             }
         }
+        // None at all is as good as not being there.
+        Value::Array(items) if items.is_empty() => (),
         Value::Array(items) if items.iter().any(Value::is_object) => {
             items.iter().for_each(|item| walk(item, format!("{path}[{}]", identity(item)), fields));
         }
@@ -99,7 +101,9 @@ mod tests {
         let old = json!({ "version": 1, "members": [{ "country": "DE", "routing": "visited" }, { "country": "FR" }] });
         let same = json!({ "members": [{ "country": "FR" }, { "country": "DE", "routing": "visited" }], "version": 1 });
         assert_eq!(compare(&fields(&old), &fields(&same)), Vec::<String>::new());
-        let new = json!({ "version": 2, "members": [{ "country": "DE", "routing": "one-world" }, { "country": "LU" }] });
+        let new = json!({ "version": 2, "members": [
+            { "country": "DE", "routing": "one-world" }, { "country": "LU", "certificates": [] }
+        ] });
         assert_eq!(
             compare(&fields(&old), &fields(&new)),
             [
