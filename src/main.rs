@@ -1,13 +1,13 @@
 //! `keyferry`: all roles and commands.
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use keyferry::{
     cli::{keys, network, schemas, topics, verify},
     roles::{self, RoleArgs},
 };
-use keyferry_runtime::exit::{Exit, Fatal};
+use keyferry_runtime::exit::{EXIT_CONFIG, Exit, Fatal};
 
 /// Carries the keys of contact-tracing apps across borders, on Apache Kafka.
 #[derive(Parser)]
@@ -24,12 +24,16 @@ const EXIT_CODES: &str = "Exit codes: 0 all is well, 1 failed while running, 2 u
 #[derive(Subcommand)]
 enum Command {
     /// Role: every role that the configuration has a section for, in one process on one listener
+    #[command(after_help = roles::example("run", "keyferry.yaml"))]
     Run(RoleArgs),
     /// Role: takes uploads over HTTPS
+    #[command(after_help = roles::example("gateway", "gateway.yaml"))]
     Gateway(RoleArgs),
     /// Role: validates, deduplicates, signs and fans out
+    #[command(after_help = roles::example("process", "process.yaml"))]
     Process(RoleArgs),
     /// Role: verifies, stores and serves what countries receive
+    #[command(after_help = roles::example("distribute", "distribute.yaml"))]
     Distribute(RoleArgs),
     /// The network document: check, sign, apply, show, diff
     #[command(subcommand)]
@@ -67,8 +71,21 @@ fn run(command: Command) -> Result<(), Fatal> {
     }
 }
 
+/// A value that is none gets one line, as every fault of a configuration does; usage and help stay as clap has them.
+fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        if !matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation) {
+            error.exit();
+        }
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        eprintln!("{}", line.strip_prefix("error: ").unwrap_or(line));
+        process::exit(EXIT_CONFIG);
+    })
+}
+
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    match run(arguments().command) {
         Ok(()) => Exit::Ok.into(),
         Err(fatal) => {
             eprintln!("{fatal}");

@@ -148,8 +148,6 @@ fn needed<T: Check>(faults: &mut Faults, name: &str, section: Option<&T>, missin
 
 /// What every role takes.
 #[derive(Args, Debug)]
-#[command(after_help = "Example: keyferry gateway --config gateway.yaml --check-config\n\n\
-    Environment variables go before the file: KEYFERRY_KAFKA__BOOTSTRAP_SERVERS replaces kafka.bootstrap_servers.")]
 pub struct RoleArgs {
     /// Configuration file (YAML)
     #[arg(long, value_name = "FILE")]
@@ -171,6 +169,15 @@ pub fn run<const ROLES: u8>(args: &RoleArgs) -> Result<(), Fatal> {
     }
     telemetry::init(&config.log)?;
     start::block_on(config)
+}
+
+/// The end of the help of a role.
+#[must_use]
+pub fn example(command: &str, file: &str) -> String {
+    format!(
+        "Example: keyferry {command} --config {file} --check-config\n\nEnvironment variables go before the file: \
+         KEYFERRY_KAFKA__BOOTSTRAP_SERVERS replaces kafka.bootstrap_servers."
+    )
 }
 
 fn name(roles: u8) -> &'static str {
