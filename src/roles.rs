@@ -61,6 +61,8 @@ fn section<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Op
     T::deserialize(from).map(Some)
 }
 
+// What a command takes. An enum would say it better, and can not be the parameter of a type; the numbers mean nothing.
+
 /// Takes no role: for commands that need the way to Kafka only.
 pub const TOOLS: u8 = 0;
 /// Takes `gateway`.
@@ -68,9 +70,9 @@ pub const GATEWAY: u8 = 1;
 /// Takes `process`.
 pub const PROCESS: u8 = 2;
 /// Takes `distribute`.
-pub const DISTRIBUTE: u8 = 4;
+pub const DISTRIBUTE: u8 = 3;
 /// Takes the roles that have a section.
-pub const PRESENT: u8 = 8;
+pub const PRESENT: u8 = 4;
 
 /// A configuration of which the sections of `ROLES` are checked and no others: whoever runs the gateway has no
 /// processor's secrets at hand.
