@@ -5,6 +5,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# Which commit this is; `keyferry_build_info` tells it.
+ARG REVISION=unknown
+ENV KEYFERRY_REVISION=$REVISION
 # Without default features: the embedded broker is for the demo and the tests.
 RUN cargo build --release --locked --package keyferry --no-default-features
 

@@ -15,9 +15,11 @@ demo: ## Everything on this machine: a broker, all roles, five countries (ARGS=-
 	@scripts/setup.sh demo
 	cargo run --release -- demo $(ARGS)
 
+# Without default features is what the image is built from.
 lint: setup ## Format, clippy, dependency rules, documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo check -p keyferry --no-default-features
 	cargo deny --offline --workspace --all-features check bans licenses sources
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --all-features
 
