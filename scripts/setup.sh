@@ -22,7 +22,12 @@ need() { # need PACKAGE TEST...
   local package=$1; shift
   "$@" >/dev/null 2>&1 || missing+=("$package")
 }
-java_works() { [ -x "${JAVA_HOME:-}/bin/java" ] || have java; }
+# The one that the broker is started with, and its major version.
+java() {
+  if [ -n "${JAVA_HOME:-}" ] && [ -x "$JAVA_HOME/bin/java" ]; then "$JAVA_HOME/bin/java" "$@"; else command java "$@"; fi
+}
+java_version() { java -version 2>&1 | sed -nE 's/.* version "(1\.)?([0-9]+).*/\2/p' | head -n 1; }
+java_works() { [ "$(java_version)" -ge 17 ]; }
 venv_works() { [ -x target/venv/bin/python ] || python3 -c 'import ensurepip, venv'; }
 
 need default-jre-headless java_works
@@ -48,8 +53,14 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   else
-    fail "missing: ${missing[*]} (Debian's names); install them and run this again"
+    fail "missing: ${missing[*]} (Debian's names; Java has to be 17 or later); install them and run this again"
   fi
+fi
+
+# What was there already may go before what was installed.
+if ! java_works 2>/dev/null; then
+  found=$(java_version || true)
+  fail "missing: Java 17 or later, which Kafka needs; found is ${found:-none}: set JAVA_HOME, or update the one on the PATH"
 fi
 
 # --- Rust --------------------------------------------------------------------------------------------------------
