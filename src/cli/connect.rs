@@ -1,7 +1,7 @@
 //! The way to Kafka, from a configuration file or from flags.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -19,27 +19,37 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::certificate::Certificate;
 
-use super::files;
-use crate::roles::{Checked, TOOLS};
+use super::{files, out};
+use crate::roles::{Checked, Config, TOOLS};
 
 /// How long a topic may stay silent before its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where Kafka is, and whom to trust.
+/// The configuration, and whom to trust.
 #[derive(Args, Debug, Clone)]
-pub struct KafkaArgs {
+pub struct ConfigArgs {
     /// Configuration file of any role: its `kafka`, `registry`, `topics` and `trust_anchors` are taken
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Says everything that is wrong with these sections of --config, and ends
+    #[arg(long, requires = "config")]
+    check_config: bool,
+    /// Certificate of a trust anchor; may be given several times, and goes before those of --config
+    #[arg(long = "anchor", value_name = "PEM")]
+    anchors: Vec<PathBuf>,
+}
+
+/// Where Kafka is, and whom to trust.
+#[derive(Args, Debug, Clone)]
+pub struct KafkaArgs {
+    #[command(flatten)]
+    pub(crate) file: ConfigArgs,
     /// Kafka brokers; TLS and SASL need --config
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) bootstrap: Option<String>,
     /// Address of the schema registry, if there is one
     #[arg(long, value_name = "URL")]
     pub(crate) registry: Option<String>,
-    /// Certificate of a trust anchor; may be given several times
-    #[arg(long = "anchor", value_name = "PEM")]
-    pub(crate) anchors: Vec<PathBuf>,
 }
 
 /// What a command works with.
@@ -56,6 +66,48 @@ struct Sections {
     registry: Option<RegistryConfig>,
     anchors: Vec<PathBuf>,
     topics: TopicsConfig,
+}
+
+impl ConfigArgs {
+    /// Whether the configuration was only to be checked, and is good.
+    pub(crate) fn only_checked(&self) -> Result<bool, Fatal> {
+        let (true, Some(path)) = (self.check_config, &self.config) else { return Ok(false) };
+        load(path)?;
+        out(format_args!("{} is good", path.display()))?;
+        Ok(true)
+    }
+
+    /// The pinned anchors; needs no brokers.
+    pub(crate) fn anchors(&self) -> Result<Vec<Certificate>, Fatal> {
+        files::anchors(&self.sections()?.anchors)
+    }
+
+    fn sections(&self) -> Result<Sections, Fatal> {
+        let mut all = match &self.config {
+            None => {
+                Sections { kafka: None, registry: None, anchors: Vec::new(), topics: TopicsConfig::default() }
+            }
+            Some(path) => {
+                let config = load(path)?;
+                let anchors = config.trust_anchors.map(|t| t.trust_anchors).unwrap_or_default();
+                Sections {
+                    kafka: Some(config.kafka),
+                    registry: config.registry,
+                    anchors,
+                    topics: config.topics,
+                }
+            }
+        };
+        if !self.anchors.is_empty() {
+            all.anchors.clone_from(&self.anchors);
+        }
+        Ok(all)
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Fatal> {
+    let Checked::<TOOLS>(config) = config::load(path, "keyferry")?;
+    Ok(config)
 }
 
 impl KafkaArgs {
@@ -81,16 +133,7 @@ impl KafkaArgs {
             format: LogFormat::Text,
             filter: "warn,rdkafka=off,librdkafka=off".into(),
         })?;
-        let mut all = match &self.config {
-            None => {
-                Sections { kafka: None, registry: None, anchors: Vec::new(), topics: TopicsConfig::default() }
-            }
-            Some(path) => {
-                let Checked::<TOOLS>(c) = config::load(path, "keyferry")?;
-                let anchors = c.trust_anchors.map(|t| t.trust_anchors).unwrap_or_default();
-                Sections { kafka: Some(c.kafka), registry: c.registry, anchors, topics: c.topics }
-            }
-        };
+        let mut all = self.file.sections()?;
         if let Some(servers) = &self.bootstrap {
             let options = all.kafka.map(|k| k.options).unwrap_or_default();
             let given = KafkaConfig { bootstrap_servers: servers.clone(), client_id: None, options };
@@ -102,9 +145,6 @@ impl KafkaArgs {
             let given = RegistryConfig { url: url.clone(), timeout_ms };
             well_formed(&given, format_args!("--registry: is not an http or https address"))?;
             all.registry = Some(given);
-        }
-        if !self.anchors.is_empty() {
-            all.anchors.clone_from(&self.anchors);
         }
         Ok(all)
     }

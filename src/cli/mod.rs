@@ -17,5 +17,5 @@ mod text;
 pub mod topics;
 pub mod verify;
 
-pub(crate) use connect::{Connection, KafkaArgs, bounds, read};
+pub(crate) use connect::{ConfigArgs, Connection, KafkaArgs, bounds, read};
 pub(crate) use text::{out, table};

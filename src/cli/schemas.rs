@@ -28,6 +28,10 @@ pub enum Command {
 /// # Errors
 /// [`Fatal`]: there is no registry, or it does not answer, or it does not know what it has to know.
 pub fn run(command: &Command) -> Result<(), Fatal> {
+    let (Command::Register { registry: args, .. } | Command::Check(args)) = command;
+    if args.file.only_checked()? {
+        return Ok(());
+    }
     match command {
         Command::Register { registry: args, dry_run: true } => would_register(&registry(args)?),
         Command::Register { registry: args, dry_run: false } => register(&registry(args)?),

@@ -68,6 +68,13 @@ impl Safety {
 /// # Errors
 /// [`Fatal`], for example if a topic can not be made what it has to be.
 pub fn run(command: &Command) -> Result<(), Fatal> {
+    let config = match command {
+        Command::Apply(args) => &args.kafka.file,
+        Command::List(args) => &args.file,
+    };
+    if config.only_checked()? {
+        return Ok(());
+    }
     match command {
         Command::Apply(args) => {
             let connection = args.kafka.connect()?;

@@ -111,6 +111,13 @@ fn every_fault_is_said_in_one_line() {
             3,
             &["kafka.bootstrap_servers: ", "gateway.decision_wait_ms: ", "nothing: is not a known field"],
         ),
+        // Commands take less of the file, and check less.
+        case(
+            format!("topics list --config {dir}/three.yaml --check-config"),
+            2,
+            2,
+            &["kafka.bootstrap_servers: ", "nothing: is not a known field"],
+        ),
         case(format!("run --config {dir}/none.yaml"), 2, 1, &["none.yaml", "can not be read"]),
         case(format!("network apply {dir}/network.yaml {to_nobody}"), 3, 1, &[NOBODY, "do not answer"]),
         case(format!("network show {to_nobody}"), 3, 1, &[NOBODY, "do not answer"]),
@@ -148,6 +155,13 @@ fn every_fault_is_said_in_one_line() {
         let run = keyferry(&format!("{role} --config {dir}/good.yaml --check-config"));
         assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{role}");
     }
+    for command in ["topics apply", "schemas check", "network show", "verify topic --country FR"] {
+        let run = keyferry(&format!("{command} --config {dir}/nobody.yaml --check-config"));
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{command}");
+        assert!(run.out.ends_with("nobody.yaml is good\n"), "{command}: {}", run.out);
+    }
+    let run = keyferry(&format!("network check {dir}/network.yaml --config {dir}/nobody.yaml"));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "it needs the anchors, and no broker");
 }
 
 #[test]
@@ -226,7 +240,12 @@ fn a_cluster_lacks_one_thing_after_the_other() {
         1,
         &["distribute.countries.only", "XX"],
     ));
-    cases.push(case(format!("verify topic --country xyz {ours}"), 2, 3, &["--country <CC>"]));
+    cases.push(case(
+        format!("verify topic --country xyz {ours}"),
+        2,
+        1,
+        &["'--country <CC>'", "two letters"],
+    ));
 
     // The same version with other content; a lower one.
     world.document.agreements[0].legal_basis = "another".into();
@@ -305,6 +324,17 @@ fn a_version_is_published_once_and_no_lower_one_after_it() {
     assert_eq!((lower.code, lower.err.lines().count()), (Some(2), 1), "{lower:?}");
     assert!(lower.err.contains("version: 1 is lower than 2, which is published"), "{}", lower.err);
     assert_eq!(count(topics::NETWORK), 2);
+
+    let show = |more: &str| keyferry(&format!("network show --config {dir}/hub.yaml {more}"));
+    let written = folder.path().join("shown.yaml");
+    let dry = show(&format!("--version 1 --out {} --dry-run", written.display()));
+    assert!(dry.out.starts_with("would write version 1") && !written.exists(), "{dry:?}");
+    assert_eq!(show(&format!("--version 1 --out {}", written.display())).code, Some(0));
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("shown.yaml") == read("network.yaml"), "another document than was published");
+    let none = show("--version 3");
+    assert_eq!((none.code, none.err.lines().count()), (Some(2), 1), "{none:?}");
+    assert!(none.err.contains("there is no version 3; there are 1, 2"), "{}", none.err);
 }
 
 #[test]
@@ -324,10 +354,8 @@ fn every_command_helps() {
         let about = run.out.lines().next().unwrap_or_default();
         assert!(about.len() > 10 && !about.starts_with("Usage"), "{command} does not say what it does");
         // A command that does something shows how.
-        assert!(
-            !commands.is_empty() || command.contains("demo") || run.out.contains("Example: "),
-            "{command}"
-        );
+        let example = format!("Example: keyferry{command} ");
+        assert!(!commands.is_empty() || run.out.contains(&example), "{command}");
         waiting.extend(commands);
         seen += 1;
     }

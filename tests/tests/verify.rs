@@ -54,6 +54,16 @@ fn bad(run: &Run, places: &[&str], what: &str) {
     assert!(!run.err.contains("panicked"), "{what}: {}", run.err);
 }
 
+/// The document as it was published, in a file: with it, and without Kafka, the rest is verified.
+fn show(hub: &Hub, dir: &str) -> String {
+    let (brokers, file) = (hub.broker.bootstrap_servers(), format!("{dir}/published.yaml"));
+    let run = keyferry(&format!(
+        "network show --version 1 --out {file} --bootstrap {brokers} --anchor {dir}/anchor.pem"
+    ));
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+    file
+}
+
 #[test]
 fn a_topic_is_verified_and_every_change_is_named_with_its_offset() {
     let hub = hub(&["DE", "LU", "NL", "FR", "ES", "IT", "AT", "PL", "CZ", "BE", "IE"]);
@@ -134,9 +144,10 @@ fn batches_in_files_are_verified_and_the_file_at_fault_is_named() {
     let lu = &all[&"LU".parse().unwrap()];
     write("changed", &changed(&lu[1]));
     write("forged", &forged(&lu[1]));
+    let shown = show(&hub, &dir);
     let verify = |files: &str, anchor: &str| {
         let files: String = files.split(' ').map(|file| format!("{dir}/{file} ")).collect();
-        keyferry(&format!("verify batch {files} --network {dir}/network.yaml --anchor {dir}/{anchor}.pem"))
+        keyferry(&format!("verify batch {files} --network {shown} --anchor {dir}/{anchor}.pem"))
     };
     good(&verify("LU1 LU2 LU3", "anchor"), WHOLE, 3);
     good(&verify("LU3", "anchor"), WHOLE, 1);
@@ -151,7 +162,7 @@ fn batches_in_files_are_verified_and_the_file_at_fault_is_named() {
     ] {
         bad(&verify(files, "anchor"), &[place], what);
     }
-    bad(&verify("LU1", "other"), &["network.yaml: "], "another anchor");
+    bad(&verify("LU1", "other"), &["published.yaml: "], "another anchor");
 }
 
 /// The objects of a country in a local store, in order.
@@ -183,15 +194,16 @@ fn a_store_is_verified_and_the_object_at_fault_is_named() {
     let dir = folder.path().display().to_string();
     let store = folder.path().join("store");
     fill(&hub, &store, &hub.chains(4).unwrap());
+    let shown = show(&hub, &dir);
     let verify = |country: &str, anchor: &str| {
         keyferry(&format!(
-            "verify store --country {country} --path {} --network {dir}/network.yaml --anchor {dir}/{anchor}.pem",
+            "verify store --country {country} --path {} --network {shown} --anchor {dir}/{anchor}.pem",
             store.display()
         ))
     };
     good(&verify("LU", "anchor"), WHOLE, 4);
     good(&verify("NL", "anchor"), SUBSET, 4);
-    bad(&verify("LU", "other"), &["network.yaml: "], "another anchor");
+    bad(&verify("LU", "other"), &["published.yaml: "], "another anchor");
     bad(&verify("DE", "anchor"), &["nothing to verify in "], "nothing");
 
     let (log, data) = (objects(&store, "log", "lu"), objects(&store, "data", "lu"));

@@ -30,7 +30,7 @@ pub struct Apply {
     /// Its signature; FILE.cms unless given
     cms: Option<PathBuf>,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    pub(super) kafka: KafkaArgs,
     #[command(flatten)]
     safety: Safety,
     /// Checks everything and says what would be changed

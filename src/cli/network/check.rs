@@ -1,14 +1,14 @@
 //! `network check`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use keyferry_runtime::exit::Fatal;
 use keyferry_schemas::network::Network;
 
-use crate::cli::{files, out};
+use crate::cli::{ConfigArgs, files, out};
 
-pub(super) fn run(file: &Path, anchors: &[PathBuf]) -> Result<(), Fatal> {
-    let anchors = files::anchors(anchors)?;
+pub(super) fn run(file: &Path, config: &ConfigArgs) -> Result<(), Fatal> {
+    let anchors = config.anchors()?;
     let bytes = files::read("the network document", file)?.into();
     let network = Network::read(&bytes, &anchors).map_err(|e| files::untrusted(file, &e))?;
     let shown = file.display();

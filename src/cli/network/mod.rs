@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use keyferry_runtime::exit::Fatal;
 
-use super::KafkaArgs;
+use super::{ConfigArgs, KafkaArgs};
 
 /// The commands.
 #[derive(Subcommand)]
@@ -29,9 +29,9 @@ pub enum Command {
     Check {
         /// The document (YAML)
         file: PathBuf,
-        /// Certificate of a trust anchor; may be given several times
-        #[arg(long = "anchor", value_name = "PEM", required = true)]
-        anchors: Vec<PathBuf>,
+        /// Whom to trust.
+        #[command(flatten)]
+        config: ConfigArgs,
     },
     /// Signs certificates that the anchor has not signed yet, then the document as a whole; off line
     #[command(
@@ -44,9 +44,12 @@ pub enum Command {
     /// Verifies a signed document, creates the topics of its members, and publishes it as the next version
     #[command(after_help = "Example: keyferry network apply network.yaml --config keyferry.yaml --dry-run")]
     Apply(apply::Apply),
-    /// Shows the version in force: members, certificates, agreements, signing keys
-    #[command(after_help = "Example: keyferry network show --bootstrap localhost:9092 --anchor anchor.pem")]
-    Show(KafkaArgs),
+    /// Shows the version in force, or another: members, certificates, agreements, signing keys; or writes it to a file
+    #[command(
+        after_help = "Example: keyferry network show --bootstrap localhost:9092 --anchor anchor.pem\n\n\
+        For `keyferry verify` without Kafka: keyferry network show --config keyferry.yaml --version 3 --out network-3.yaml"
+    )]
+    Show(show::Show),
     /// Shows what a document would change
     #[command(after_help = "Example: keyferry network diff network.yaml --config keyferry.yaml")]
     Diff {
@@ -63,11 +66,21 @@ pub enum Command {
 /// # Errors
 /// [`Fatal`]: a document is wrong, not trusted or not newer, or the brokers can not be reached.
 pub fn run(command: Command) -> Result<(), Fatal> {
+    let config = match &command {
+        Command::Check { config, .. } => Some(config),
+        Command::Sign(_) => None,
+        Command::Apply(args) => Some(&args.kafka.file),
+        Command::Show(args) => Some(&args.kafka.file),
+        Command::Diff { kafka, .. } => Some(&kafka.file),
+    };
+    if config.map_or(Ok(false), ConfigArgs::only_checked)? {
+        return Ok(());
+    }
     match command {
-        Command::Check { file, anchors } => check::run(&file, &anchors),
+        Command::Check { file, config } => check::run(&file, &config),
         Command::Sign(args) => sign::run(&args),
         Command::Apply(args) => apply::run(&args),
-        Command::Show(args) => show::run(&args.connect()?),
+        Command::Show(args) => show::run(&args),
         Command::Diff { file, kafka } => diff::run(&file, &kafka.connect()?),
     }
 }

@@ -1,5 +1,8 @@
 //! `network show`.
 
+use std::path::PathBuf;
+
+use clap::Args;
 use keyferry_runtime::{
     clock::{Clock as _, SystemClock},
     exit::Fatal,
@@ -10,12 +13,46 @@ use keyferry_schemas::{
 };
 
 use super::history;
-use crate::cli::{Connection, out, table};
+use crate::cli::{KafkaArgs, files, out, table};
 
-pub(super) fn run(connection: &Connection) -> Result<(), Fatal> {
-    let published = history::read(connection)?;
+/// What to show, and where to write it.
+#[derive(Args)]
+pub struct Show {
+    #[command(flatten)]
+    pub(super) kafka: KafkaArgs,
+    /// Another version than the one in force
+    #[arg(long, value_name = "N")]
+    version: Option<i64>,
+    /// Writes the document as it was published, and its signature into FILE.cms
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Says what would be written, and writes nothing
+    #[arg(long, requires = "out")]
+    dry_run: bool,
+}
+
+pub(super) fn run(args: &Show) -> Result<(), Fatal> {
+    let published = history::read(&args.kafka.connect()?)?;
     let newest = published.last().ok_or_else(history::none)?;
-    out(render(&newest.network, SystemClock.now()))
+    let shown = match args.version {
+        None => newest,
+        Some(version) => published.iter().find(|p| p.network.version() == version).ok_or_else(|| {
+            let known: Vec<_> = published.iter().map(|p| p.network.version().to_string()).collect();
+            Fatal::config(format_args!(
+                "--version: there is no version {version}; there are {}",
+                known.join(", ")
+            ))
+        })?,
+    };
+    let Some(file) = &args.out else { return out(render(&shown.network, SystemClock.now())) };
+    let cms = files::beside(file, ".cms");
+    let about = format!("version {} to {} and {}", shown.network.version(), file.display(), cms.display());
+    if args.dry_run {
+        return out(format_args!("would write {about}"));
+    }
+    files::replace(file, &shown.record.document)?;
+    files::replace(&cms, &shown.record.signature)?;
+    out(format_args!("wrote {about}"))
 }
 
 fn render(network: &Network, now: Millis) -> String {

@@ -23,7 +23,7 @@ pub struct Batch {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
-    proof: Proof,
+    pub(super) proof: Proof,
 }
 
 pub(super) fn run(args: &Batch) -> Result<(), Fatal> {

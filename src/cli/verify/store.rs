@@ -33,7 +33,7 @@ pub struct Store {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
     #[command(flatten)]
-    proof: Proof,
+    pub(super) proof: Proof,
 }
 
 pub(super) fn run(args: &Store) -> Result<(), Fatal> {
@@ -60,7 +60,7 @@ pub(super) fn run(args: &Store) -> Result<(), Fatal> {
 /// What it is called, where it is, and up to which uploads its keys may be erased.
 fn config(args: &Store) -> Result<(String, StoreConfig, Millis), Fatal> {
     let now = SystemClock.now();
-    let distribute = match &args.proof.kafka.config {
+    let distribute = match &args.proof.kafka.file.config {
         None => None,
         Some(file) => {
             let Checked::<TOOLS>(config) = config::load(file, "keyferry")?;

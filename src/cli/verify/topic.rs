@@ -17,7 +17,7 @@ pub struct Topic {
     #[arg(long, value_name = "CC")]
     country: Country,
     #[command(flatten)]
-    proof: Proof,
+    pub(super) proof: Proof,
 }
 
 pub(super) fn run(args: &Topic) -> Result<(), Fatal> {
