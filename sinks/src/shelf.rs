@@ -124,7 +124,9 @@ impl Shelf {
                 Ok(Appended::Ours)
             }
             Created::Exists => {
-                let there = self.read(entry.number).await?.ok_or_else(|| self.missing(entry.number))?;
+                // A bucket refuses one of two requests that meet, before it is clear that the other one succeeds.
+                let met = || StoreError::Unavailable("another instance writes the same log object".into());
+                let there = self.read(entry.number).await?.ok_or_else(met)?;
                 // An answer that was lost on the way looks like another instance and is none.
                 let ours = there.hash == draft.sealed.hash;
                 self.follow().await?;

@@ -3,14 +3,17 @@
 
 mod common;
 
-use common::{Hub, NOON, cc};
+use common::{
+    Hub, NOON, cc,
+    flaky::{Creates, Odd},
+};
 use keyferry_runtime::codec::KeysRecord;
 use keyferry_schemas::batch::SignedBatch;
 use keyferry_sinks::{
     intake::{Accepted, Diverged, Intake, Read},
     log::{Draft, Sealed, draft},
     shelf::{Appended, Shelf},
-    store::Store,
+    store::{Store, StoreError},
 };
 use object_store::memory::InMemory;
 
@@ -115,4 +118,15 @@ async fn only_another_log_object_is_theirs() {
     assert_eq!(shelf.append(&logged(&both, 1)).await.unwrap(), Appended::Ours);
     assert_eq!(shelf.append(&logged(&both, 2)).await.unwrap(), Appended::Theirs);
     assert_eq!(shelf.head().unwrap().entry.uploads.len(), 1);
+}
+
+/// Of two requests that meet a bucket refuses one before the other has succeeded.
+#[tokio::test]
+async fn a_conflict_is_no_damage() {
+    let mut hub = Hub::new(NOON);
+    let first = hub.batch("FR", "DE", 1, NOON);
+    let store = Store::over(std::sync::Arc::new(Odd(InMemory::new(), Creates::Never)));
+    let shelf = Shelf::open(store, cc("DE")).await.unwrap();
+    let refused = shelf.append(&logged(&intake(&hub, &[&first], None), 1)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
 }

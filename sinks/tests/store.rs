@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{
     Hub, NOON, cc,
-    flaky::Forgetful,
+    flaky::{Creates, Odd},
     instance::{Instance, List, tokio},
 };
 use keyferry_schemas::{chain::Break, time::Millis};
@@ -41,9 +41,9 @@ async fn a_local_store_creates_once_and_keeps_what_it_has() {
 
 #[tokio::test]
 async fn a_store_that_overwrites_is_refused() {
-    let store = Store::over(Arc::new(Forgetful(InMemory::new())));
+    let store = Store::over(Arc::new(Odd(InMemory::new(), Creates::Always)));
     let refused = store.prove().await.unwrap_err().to_string();
-    assert!(refused.starts_with("the store forgetful does not support conditional put"), "{refused}");
+    assert!(refused.starts_with("the store odd does not support conditional put"), "{refused}");
     Store::over(Arc::new(InMemory::new())).prove().await.unwrap();
 }
 

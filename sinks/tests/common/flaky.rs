@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use keyferry_runtime::shutdown::Shutdown;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
 
@@ -111,19 +111,31 @@ impl ObjectStore for Flaky {
     }
 }
 
-/// A store that takes the condition of a put and ignores it.
+/// A store that does not create objects as it should.
 #[derive(Debug)]
-pub struct Forgetful(pub object_store::memory::InMemory);
+pub struct Odd(pub object_store::memory::InMemory, pub Creates);
 
-impl fmt::Display for Forgetful {
+#[derive(Debug)]
+pub enum Creates {
+    /// It takes the condition of a put and ignores it.
+    Always,
+    /// It says that somebody else is about to create it.
+    Never,
+}
+
+impl fmt::Display for Odd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("forgetful")
+        f.write_str("odd")
     }
 }
 
 #[async_trait]
-impl ObjectStore for Forgetful {
-    async fn put_opts(&self, location: &Path, payload: PutPayload, _: PutOptions) -> Result<PutResult> {
+impl ObjectStore for Odd {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, how: PutOptions) -> Result<PutResult> {
+        if matches!((&self.1, how.mode), (Creates::Never, PutMode::Create)) {
+            let (path, source) = (location.to_string(), "conflict".into());
+            return Err(Error::AlreadyExists { path, source });
+        }
         self.0.put_opts(location, payload, PutOptions::default()).await
     }
 
