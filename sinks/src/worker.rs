@@ -130,8 +130,12 @@ impl Worker {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
                     let read = Read::of(record.value.map(|value| self.codec.decode_keys(value)));
-                    if !self.await_network(&read) {
-                        break;
+                    if !read.is_decidable(&self.feed.versions()) {
+                        // What was verified already does not wait for it.
+                        self.flush(intake)?;
+                        if !self.await_network(&read) {
+                            break;
+                        }
                     }
                     intake.take(record.offset, &read, &self.feed.versions())?;
                     self.beat.progress();

@@ -156,6 +156,23 @@ fn a_restart_reads_the_head_only_and_goes_on() {
     second.stop();
 }
 
+/// The version that a record names may take a minute to come, or never.
+#[test]
+fn what_was_verified_does_not_wait_for_a_network_version() {
+    let tokio = tokio();
+    let mut hub = Hub::new(NOON);
+    let list = List::default();
+    let first = list.push(&hub.batch("FR", "DE", 1, NOON));
+    let second = hub.batch("FR", "DE", 1, NOON);
+    let mut manifest = common::manifest_of(&second);
+    manifest.network_version = 2;
+    list.push(&hub.signed(second, &manifest));
+    let objects = Arc::new(InMemory::new());
+    let instance = Instance::start(tokio.handle(), cc("DE"), objects, &list, &hub.versions);
+    instance.wait_for(first);
+    instance.stop();
+}
+
 #[test]
 fn a_store_that_begins_late_serves_what_is_still_there() {
     let tokio = tokio();
