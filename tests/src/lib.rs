@@ -11,7 +11,7 @@
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
 //! | [`operator`] | what an operator has: files, and the program |
 //! | [`program`] | the program itself, as an operator runs it |
-//! | [`raw`] | a producer without a library, for what no library writes |
+//! | [`raw`] | requests to a broker without a library, for what no library sends |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;

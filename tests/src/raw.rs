@@ -1,4 +1,4 @@
-//! A producer without a library: writes what no library writes.
+//! Requests to a broker without a library: what no library would send.
 
 use std::{
     io::{Read as _, Write as _},
@@ -30,17 +30,44 @@ pub fn produce(bootstrap: &str, topic: &str, value: &[u8], header_name: &[u8]) -
     request.extend(0i32.to_be_bytes());
     request.extend(i32::try_from(batch.len())?.to_be_bytes());
     request.extend(batch);
-    let mut broker = TcpStream::connect(bootstrap)?;
-    broker.write_all(&i32::try_from(request.len())?.to_be_bytes())?;
-    broker.write_all(&request)?;
-    let mut length = [0; 4];
-    broker.read_exact(&mut length)?;
-    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length))?];
-    broker.read_exact(&mut answer)?;
+    let answer = ask(bootstrap, &request)?;
     // The number of the request, one topic, its name, one partition, its number: then the error code.
     let at = 4 + 4 + 2 + topic.len() + 4 + 4;
     ensure!(answer.get(at..at + 2) == Some(&[0, 0]), "the broker answers {answer:?}");
     Ok(())
+}
+
+/// Takes a member out of its consumer group behind its back, as if it had said so itself.
+///
+/// # Errors
+/// The broker does not know the member.
+pub fn leave_group(bootstrap: &str, group: &str, member: &str) -> Result<()> {
+    let mut request = Vec::new();
+    // Leave the group, version 0; the number of this request; no client id.
+    for number in [13i16, 0] {
+        request.extend(number.to_be_bytes());
+    }
+    request.extend(7i32.to_be_bytes());
+    request.extend((-1i16).to_be_bytes());
+    for text in [group, member] {
+        request.extend(i16::try_from(text.len())?.to_be_bytes());
+        request.extend(text.as_bytes());
+    }
+    let answer = ask(bootstrap, &request)?;
+    ensure!(answer.get(4..) == Some(&[0, 0]), "the broker answers {answer:?}");
+    Ok(())
+}
+
+/// Sends a request and returns the answer, both without their length.
+fn ask(bootstrap: &str, request: &[u8]) -> Result<Vec<u8>> {
+    let mut broker = TcpStream::connect(bootstrap)?;
+    broker.write_all(&i32::try_from(request.len())?.to_be_bytes())?;
+    broker.write_all(request)?;
+    let mut length = [0; 4];
+    broker.read_exact(&mut length)?;
+    let mut answer = vec![0; usize::try_from(i32::from_be_bytes(length))?];
+    broker.read_exact(&mut answer)?;
+    Ok(answer)
 }
 
 fn record(value: &[u8], header_name: &[u8]) -> Vec<u8> {

@@ -171,6 +171,9 @@ struct Session<'a, A: Application> {
 impl<A: Application> Session<'_, A> {
     fn run(&mut self, shutdown: &Shutdown) -> Result<(), StepFault> {
         while !shutdown.is_tripped() {
+            if self.buffered > 0 {
+                guard::pass("before-poll", &self.runner.settings.transactional_id);
+            }
             self.gather()?;
             self.follow_assignment();
             self.finish_takeovers()?;
@@ -221,7 +224,7 @@ impl<A: Application> Session<'_, A> {
         self.metrics.rebalanced(self.consumer.context().take_rebalances());
         let buffered = &mut self.buffered;
         self.origins.retain(|origin, slot| {
-            let kept = owned.get(origin) == Some(&slot.generation) || !guard::stands("guard-forget-revoked");
+            let kept = owned.get(origin) == Some(&slot.generation) || !guard::stands("guard-revoked");
             if !kept {
                 *buffered -= slot.queue.iter().map(|q| q.record.size()).sum::<usize>();
             }
@@ -303,7 +306,7 @@ impl<A: Application> Session<'_, A> {
         let silent =
             |o: &&mut Origin<A::State>| matches!(o.phase, Phase::Live(_)) && o.heard.elapsed() > DOUBT;
         let Some((name, origin)) =
-            self.origins.iter_mut().map(|(n, o)| (*n, o)).find(|(_, o)| o.queue.is_empty() && silent(&o))
+            self.origins.iter_mut().map(|(n, o)| (*n, o)).find(|(_, o)| o.queue.is_empty() && silent(o))
         else {
             return Ok(());
         };

@@ -180,15 +180,17 @@ impl Transaction<'_> {
     }
 
     fn check_ownership(&self, consumed: &[Consumed]) -> Result<(), StepFault> {
-        // guard: a consumer that was thrown out and has joined again has valid metadata, and owns nothing.
-        if guard::stands("guard-assignment-lost") && self.consumer.assignment_lost() {
+        // The broker would refuse the metadata of a member that is none any more, again and again; this says at once that
+        // everything has to be made anew.
+        if self.consumer.assignment_lost() {
             return Err(StepFault::Lost);
         }
-        // guard: each partition must be in the assignment in which its records were read.
+        // guard: each partition must be in the assignment in which its records were read. A consumer that was thrown out
+        // and has joined again has valid metadata, and owns nothing.
         let assignment = self.consumer.context();
         let revoked = consumed.iter().find(|c| !assignment.still_owns(c.origin, c.generation));
         match revoked {
-            Some(c) if guard::stands("guard-still-owned") => Err(StepFault::Revoked(c.origin)),
+            Some(c) if guard::stands("guard-revoked") => Err(StepFault::Revoked(c.origin)),
             _ => Ok(()),
         }
     }
