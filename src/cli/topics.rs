@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_member_has_topics_until_the_day_it_leaves() {
-        let now = Timestamp::now();
+        let now = Timestamp::constant(1_800_000_000, 0);
         let day = jiff::SignedDuration::from_hours(24);
         let mut world = World::new(&["DE", "FR"], now).unwrap();
         world.member_mut("FR").unwrap().states.push(StateSince { state: MemberState::Left, from: now + day });

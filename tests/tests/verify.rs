@@ -16,7 +16,7 @@ use std::{
 use jiff::Timestamp;
 use keyferry_schemas::{
     batch::SignedBatch,
-    network::{OriginProof, Routing},
+    network::{MemberState, OriginProof, Routing, StateSince},
     topics,
     world::World,
 };
@@ -24,7 +24,7 @@ use keyferry_tests::{
     chains::{Chains, KEYS, changed, forged},
     downloads::Client,
     hub::{Hub, block_on},
-    operator::{keyferry, prepare},
+    operator::{keyferry, prepare, write_network},
     program::Run,
     wait::wait_until,
 };
@@ -186,9 +186,12 @@ fn fill(hub: &Hub, store: &Path, all: &Chains) {
     wait_until("all of LU and NL", || keys("LU") == 4 * KEYS && keys("NL") == 4 * KEYS / 2);
 }
 
+/// What it is, how it is done, and the places of which one is named.
+type Mutation<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
+
 #[test]
 fn a_store_is_verified_and_the_object_at_fault_is_named() {
-    let hub = hub(&["DE", "LU", "NL"]);
+    let mut hub = hub(&["DE", "LU", "NL"]);
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path(), &hub.world);
     let dir = folder.path().display().to_string();
@@ -217,7 +220,7 @@ fn a_store_is_verified_and_the_object_at_fault_is_named() {
         fs::write(object, bytes).unwrap();
     };
     let copy = |from: &Path, to: &Path| fs::write(to, fs::read(from).unwrap()).unwrap();
-    let mutations: [(&str, &dyn Fn(), &[&str]); 8] = [
+    let mutations: [Mutation; 8] = [
         ("a key is changed", &|| change(&data[1]), &["log object 2: "]),
         // A log object is held by itself, or by the one behind it.
         ("the log is changed", &|| change(&log[1]), &["log object 2: ", "log object 3: "]),
@@ -243,4 +246,21 @@ fn a_store_is_verified_and_the_object_at_fault_is_named() {
         before.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     }
     good(&verify("LU", "anchor"), WHOLE, 4);
+
+    // Of a member that has left the keys are erased at once, and with them what its partners' signatures were over.
+    hub.world.document.version = 2;
+    let left = StateSince { state: MemberState::Left, from: Timestamp::now() };
+    hub.world.member_mut("LU").unwrap().states.push(left);
+    write_network(folder.path(), "left.yaml", &hub.world);
+    fs::remove_file(&data[1]).unwrap();
+    let verify = |more: &str| {
+        keyferry(&format!(
+            "verify store --country LU --path {} --network {shown} --network {dir}/left.yaml --anchor {dir}/anchor.pem {more}",
+            store.display()
+        ))
+    };
+    good(&verify(""), WHOLE, 3);
+    good(&verify(""), "the origin's signature is not checked, as the keys are erased", 1);
+    let report: Value = serde_json::from_str(&verify("--json").out).unwrap();
+    assert_eq!(report["batches"][1]["origin_signature"], "not checked, the keys are erased");
 }

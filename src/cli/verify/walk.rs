@@ -1,6 +1,6 @@
 //! Each batch by itself, and the chains they form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use keyferry_runtime::{codec::KeysRecord, network::Versions};
 use keyferry_schemas::{
@@ -110,8 +110,8 @@ impl<'a> Walk<'a> {
         chains.checkpoint(checkpoint, self.versions).map_err(|e| self.advise(&e))?;
         self.report.checkpoints += 1;
         self.stated.insert(checkpoint.origin, checkpoint.at);
-        if !self.first.contains_key(&checkpoint.origin) {
-            self.first.insert(checkpoint.origin, checkpoint.sequence.saturating_add(1));
+        if let Entry::Vacant(first) = self.first.entry(checkpoint.origin) {
+            first.insert(checkpoint.sequence.saturating_add(1));
             self.from_checkpoint.insert(checkpoint.origin);
         }
         Ok(())
