@@ -112,7 +112,7 @@ def check_agreement(document, m, types):
         return types & named if joins and in_force and "exposed-keys" in agreement["kinds"] else set()
     covering = [a for a in document["agreements"] if covers(a)]
     need(types == {t for a in covering for t in covers(a)}, "no agreement in force covers some of the keys")
-    need(m["agreement"] == min(int(a["id"]) for a in covering), f"it names agreement {m['agreement']} and not the lowest")
+    need(m["agreement"] == min(int(a["id"]) for a in covering), f"agreement {m['agreement']} is not the lowest of them")
     pseudonymous = any(a["data_class"] == "pseudonymous" for a in covering)
     need((m["data_class"] == "PSEUDONYMOUS") == pseudonymous, "the data class is not that of the agreements")
 
