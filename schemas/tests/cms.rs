@@ -3,11 +3,12 @@
 
 mod common;
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use common::{
     NOW,
     desk::{CONTENT, Desk},
+    uncovered,
 };
 use keyferry_schemas::{
     certificate::Certificate,
@@ -296,18 +297,26 @@ fn a_thumbprint_that_begins_with_a_zero_byte_is_like_any_other() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_changed_signature_never_panics(at: proptest::sample::Index, byte: u8) {
-        static CMS: std::sync::OnceLock<(Identity, Vec<u8>)> = std::sync::OnceLock::new();
-        let (nl, cms) = CMS.get_or_init(|| {
+    fn a_changed_signature_is_refused_and_never_panics(at: proptest::sample::Index, byte: u8, form: bool) {
+        static CMS: OnceLock<(Identity, [Vec<u8>; 2])> = OnceLock::new();
+        let (nl, forms) = CMS.get_or_init(|| {
             let nl = identity("NL", Algorithm::P256);
-            let cms = ber(&Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key"));
-            (nl, cms)
+            let der = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key");
+            (nl, [ber(&der), der])
         });
+        let cms = &forms[usize::from(form)];
+        let at = at.index(cms.len());
         let mut changed = cms.clone();
-        changed[at.index(cms.len())] = byte;
-        let _ = judge(&changed, CONTENT, &nl.certificate);
+        changed[at] = byte;
+        let judged = judge(&changed, CONTENT, &nl.certificate);
+        let free = uncovered(cms, &nl.certificate.x509().to_der().unwrap());
+        if changed == *cms {
+            prop_assert_eq!(judged, HOLDS);
+        } else if !free[at] {
+            prop_assert_ne!(judged, HOLDS);
+        }
     }
 }

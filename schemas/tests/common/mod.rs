@@ -158,3 +158,19 @@ pub fn flips(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
         (at, changed)
     })
 }
+
+/// Which bytes no signature covers, in a CMS by ECDSA: the certificate it brings along, which is ignored; version numbers;
+/// the digest within the name of the signature algorithm, which stands elsewhere too.
+pub fn uncovered(cms: &[u8], certificate: &[u8]) -> Vec<bool> {
+    let start = cms.windows(certificate.len()).position(|w| w == certificate).unwrap();
+    let certificate = start..start + certificate.len();
+    let ecdsa_with_sha2 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+    (0..cms.len())
+        .map(|at| {
+            let before = &cms[..at];
+            certificate.contains(&at)
+                || (before.ends_with(&[0x02, 0x01]) && cms[at] == 1)
+                || before.ends_with(&ecdsa_with_sha2)
+        })
+        .collect()
+}
