@@ -82,6 +82,19 @@ def protobuf(k):
     return block(1, out)
 
 
+REPORT_TYPES = ["UNKNOWN", "CONFIRMED_TEST", "CONFIRMED_CLINICAL_DIAGNOSIS", "SELF_REPORT", "RECURSIVE", "REVOKED"]
+
+
+def wire_json(k):
+    """A DiagnosisKeyBatch of one key. The last name is as it stands in the protobuf: that is what clients send."""
+    fields = {"keyData": base64.b64encode(bytes.fromhex(k["key_data"])).decode(),
+              "rollingStartIntervalNumber": k["rolling_start_interval_number"], "rollingPeriod": k["rolling_period"],
+              "transmissionRiskLevel": k["transmission_risk_level"], "visitedCountries": k["visited_countries"],
+              "origin": k["origin"], "reportType": REPORT_TYPES[k["report_type"]],
+              "days_since_onset_of_symptoms": k["days_since_onset_of_symptoms"]}
+    return json.dumps({"keys": [fields]}, separators=(",", ":"))
+
+
 def key_vectors():
     good = {
         "worked_example": key(PUBLISHED),
@@ -94,6 +107,7 @@ def key_vectors():
         "risk_level_unset": key(PUBLISHED, transmission_risk_level=UNSET),
         "risk_level_zero": key(PUBLISHED, transmission_risk_level=0),
         "start_with_its_highest_bit": key(PUBLISHED, rolling_start_interval_number=0xFFFFFFFE),
+        **{f"report_type_{n}": key(PUBLISHED, report_type=n) for n in range(6)},
         "key_data_empty": key(b""),
         "everything_default": key(b"", rolling_start_interval_number=0, rolling_period=0, transmission_risk_level=0,
                                   visited_countries=[], origin="", report_type=0, days_since_onset_of_symptoms=0),
@@ -133,7 +147,7 @@ def key_vectors():
         {"name": "bad_empty_text_poses_as_no_country", "visited_countries": [""], "same_bytes_as": "no_country"},
     ]
     write("canonical_keys", {
-        "good": [{"name": name, "key": k, "protobuf": protobuf(k).hex(), "canonical": canonical(k).decode(),
+        "good": [{"name": name, "key": k, "protobuf": protobuf(k).hex(), "json": wire_json(k), "canonical": canonical(k).decode(),
                   "sha256": sha256(canonical(k)).hex()} for name, k in good.items()],
         "bad": [{"name": name, "of": of, "canonical": c, "why": why} for name, (of, c, why) in bad.items()],
         "malformed_countries": same})
