@@ -315,7 +315,11 @@ proptest! {
         let free = uncovered(cms, &nl.certificate.x509().to_der().unwrap());
         if changed == *cms {
             prop_assert_eq!(judged, HOLDS);
-        } else if !free[at] {
+            return Ok(());
+        }
+        // OpenSSL does not look whether a list says that it has parts.
+        let same_list = [0x31, 0xa0].contains(&cms[at]) && byte == cms[at] ^ 0x20;
+        if !free[at] && !same_list {
             prop_assert_ne!(judged, HOLDS);
         }
     }
