@@ -126,20 +126,6 @@ impl Field for i32 {
     }
 }
 
-impl Field for bool {
-    fn write(&self, out: &mut Vec<u8>) {
-        out.push(u8::from(*self));
-    }
-
-    fn read(from: &mut Reader) -> Result<Self, AvroError> {
-        match from.take(1)?[0] {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(AvroError::Branch),
-        }
-    }
-}
-
 impl Field for Bytes {
     fn write(&self, out: &mut Vec<u8>) {
         (self.len() as i64).write(out);
