@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use futures::{StreamExt as _, stream};
 use jiff::{ToSpan, civil::Date};
 
 use keyferry_runtime::{
@@ -21,6 +23,9 @@ use crate::{
     store::StoreError,
     tag::{Asked, BatchTag, date_of, resolve},
 };
+
+/// Log objects that are read at a time in the search for one.
+const AHEAD: usize = 16;
 
 /// The countries that this instance serves. Clones are the same.
 #[derive(Clone, Default)]
@@ -181,30 +186,29 @@ impl Api {
         sealed.entry.oldest() <= self.periods.erased_until(self.clock.now())
     }
 
-    /// The first batch from `first` on whose keys are still there: on the oldest day some are gone already.
+    /// The first batch from `first` on whose keys are still there: on the oldest day some are gone already. Each batch
+    /// is looked at, because times do not always rise along the log: one origin may lag behind the others.
     async fn first_kept(&self, shelf: &Shelf, first: u64, head: Option<&Sealed>) -> Result<u64, Problem> {
-        let erased = async |n| -> Result<bool, Problem> {
-            let sealed = shelf.entry(n).await.map_err(|e| store_problem(&e))?;
-            Ok(sealed.is_none_or(|s| self.is_erased(&s)))
+        let kept = async |number| -> Result<Option<u64>, Problem> {
+            let sealed = shelf.entry(number).await.map_err(|e| store_problem(&e))?;
+            Ok(sealed.filter(|s| !self.is_erased(s)).map(|_| number))
         };
-        if !erased(first).await? {
-            return Ok(first);
+        // Most often this is all, and nothing is read ahead.
+        let begin = shelf.after_erased(first);
+        if let Some(number) = kept(begin).await? {
+            return Ok(number);
         }
-        // Invariant: `low` is erased, `high` is not or is past the end.
-        let end = head.map_or(first, |h| h.entry.number) + 1;
-        let (mut low, mut high) = (first, end);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if erased(middle).await? { low = middle } else { high = middle }
+        let end = head.map_or(begin, |h| h.entry.number);
+        let mut rest = pin!(stream::iter(begin..=end).skip(1).map(kept).buffered(AHEAD));
+        while let Some(found) = rest.next().await {
+            if let Some(number) = found? {
+                shelf.found_erased(first..number);
+                return Ok(number);
+            }
         }
-        if high == end {
-            return Err(Problem::new(
-                StatusCode::NOT_FOUND,
-                "no-batch",
-                "there is no batch from that date on any more",
-            ));
-        }
-        Ok(high)
+        shelf.found_erased(first..end + 1);
+        let detail = "there is no batch from that date on any more";
+        Err(Problem::new(StatusCode::NOT_FOUND, "no-batch", detail))
     }
 }
 
@@ -247,11 +251,20 @@ pub fn unknown_tag() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "batch-unknown", "there is no batch with that tag")
 }
 
-/// 410 for a batch whose keys are erased.
+/// 410 for a batch whose keys are erased, with the name of the next one: a walk can go on.
 #[must_use]
-pub fn erased() -> Problem {
-    let detail = "the keys of that batch are erased; start anew from a later date, without a tag";
+pub fn erased(next: Option<BatchTag>) -> Problem {
+    let detail = "the keys of that batch are erased; go on with the one that nextBatchTag names";
     Problem::new(StatusCode::GONE, "batch-erased", detail)
+        .header(HeaderName::from_static("nextbatchtag"), next_batch_tag(next))
+}
+
+/// The value of the header `nextBatchTag`.
+#[must_use]
+pub fn next_batch_tag(next: Option<BatchTag>) -> HeaderValue {
+    // Digits and a hyphen: always a header value.
+    let tag = next.and_then(|tag| HeaderValue::from_str(&tag.to_string()).ok());
+    tag.unwrap_or(HeaderValue::from_static("null"))
 }
 
 fn unavailable(detail: &str) -> Problem {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -31,6 +32,8 @@ pub struct Shelf {
 #[derive(Default)]
 struct Known {
     head: Option<Arc<Sealed>>,
+    /// Batches that are known to be erased, all from the first to the last of them.
+    erased: Range<u64>,
     recent: VecDeque<Arc<Sealed>>,
 }
 
@@ -180,6 +183,20 @@ impl Shelf {
     pub async fn read(&self, number: u64) -> Result<Option<Sealed>, StoreError> {
         let Some(bytes) = self.store.get(&log_path(self.country, number)).await? else { return Ok(None) };
         Sealed::read(&bytes, self.country, number).map(Some).map_err(|e| self.corrupt(number, &e.to_string()))
+    }
+
+    /// The first batch from `number` on that is not known to be erased.
+    #[must_use]
+    pub fn after_erased(&self, number: u64) -> u64 {
+        let known = self.lock();
+        if known.erased.contains(&number) { known.erased.end } else { number }
+    }
+
+    /// Remembers that all these batches are erased, which they stay.
+    pub fn found_erased(&self, numbers: Range<u64>) {
+        let mut known = self.lock();
+        let start = if known.erased.contains(&numbers.start) { known.erased.start } else { numbers.start };
+        known.erased = start..numbers.end;
     }
 
     async fn last_number(&self) -> Result<u64, StoreError> {

@@ -214,6 +214,9 @@ fn both_encodings_and_head_tell_the_same() {
         let expected = if name == "content-length" { &length } else { protobuf.header(name) };
         assert_eq!(head.header(name), expected, "{name}");
     }
+    let head = service.ask_as("HEAD", &router, "download/2020-10-23", &accept);
+    assert_eq!((head.status, head.body.len(), head.header("etag")), (200, 0, json.header("etag")));
+    assert!(!head.headers.contains_key("content-length"), "it is not that of an empty body");
 }
 
 #[test]
@@ -256,6 +259,28 @@ fn what_is_erased_is_gone_and_what_is_not_is_found() {
     let router = service.router("DE");
     assert_eq!(service.download(&router, "2020-10-23", Some("20201023-2")).status, 410);
     assert_eq!(service.download(&router, "2020-10-23", Some("20201023-3")).status, 200);
+}
+
+/// One origin may lag behind the others, so that a batch is older than the one before it.
+#[test]
+fn what_is_kept_is_found_among_what_is_erased() {
+    let mut service = Service::new();
+    let times = [-3, -2, 2, -1, 1, -1].map(|hours| (1, NOON.plus(hours * HOUR)));
+    service.publish(&times);
+    service.now = NOON.plus(14 * DAY);
+    let router = service.router("DE");
+    for _ in 0..2 {
+        assert_eq!(service.download(&router, "2020-10-23", None).header("batchTag"), "20201023-3");
+    }
+    let next = |tag: &str| {
+        let answer = service.download(&router, "2020-10-23", Some(tag));
+        (answer.status, answer.header("nextBatchTag").to_owned())
+    };
+    // A walk meets what is erased and goes on behind it.
+    assert_eq!(next("20201023-3"), (200, "20201023-4".into()));
+    assert_eq!(next("20201023-4"), (410, "20201023-5".into()));
+    assert_eq!(next("20201023-5"), (200, "20201023-6".into()));
+    assert_eq!(next("20201023-6"), (410, "null".into()));
 }
 
 #[test]
