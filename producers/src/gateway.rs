@@ -11,12 +11,12 @@ use keyferry_runtime::{
     clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
     producer::Producer,
 };
+use keyferry_schemas::media::ACCEPTED;
 use tokio::sync::Semaphore;
 
 use crate::{
     config::GatewayConfig,
     decisions::{Bounds, Decisions},
-    head::ACCEPTED,
     ledgers::{Following, Ledgers, MAX_SILENCE},
     limits::Limits,
     log::{Topics, UploadLog},

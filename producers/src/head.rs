@@ -14,6 +14,7 @@ use bytes::Bytes;
 use keyferry_runtime::http::Problem;
 use keyferry_schemas::{
     efgs::{Encoding, VERSION},
+    media::{ACCEPTED, MediaType},
     rejection::Rejection,
     topics::{MAX_BATCH_TAG_BYTES, is_batch_tag},
 };
@@ -21,8 +22,6 @@ use keyferry_schemas::{
 /// Name of the header with the sender's name for the batch.
 pub(crate) const BATCH_TAG: &str = "batchtag";
 const BATCH_SIGNATURE: &str = "batchsignature";
-/// Every media type that is taken, as `Accept` says it.
-pub(crate) const ACCEPTED: &str = "application/json; version=1.0, application/protobuf; version=1.0";
 /// Several times what a CMS with a chain of RSA certificates needs.
 const MAX_SIGNATURE_BYTES: usize = 16 << 10;
 
@@ -67,20 +66,14 @@ fn bad(code: &'static str, detail: &str) -> Problem {
 /// The encoding that a `Content-Type` names: the media type must be known (415), its version there and of the form
 /// `major.minor` (400), and 1.0 (406).
 fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
-    let mut parts = content_type.unwrap_or_default().split(';').map(str::trim);
-    let known = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
-        "application/protobuf" => Encoding::Protobuf,
-        "application/json" => Encoding::Json,
-        _ => {
-            let detail = "the media type of the body is not one of those that the header Accept names";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type-unknown", detail)
-                .header(ACCEPT, HeaderValue::from_static(ACCEPTED)));
-        }
-    };
-    let version = parts
-        .filter_map(|p| p.split_once('='))
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("version"))
-        .map(|(_, value)| value.trim().trim_matches('"'))
+    let media = MediaType::of(content_type.unwrap_or_default());
+    let known = media.encoding().ok_or_else(|| {
+        let detail = "the media type of the body is not one of those that the header Accept names";
+        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type-unknown", detail)
+            .header(ACCEPT, HeaderValue::from_static(ACCEPTED))
+    })?;
+    let version = media
+        .parameter("version")
         .ok_or_else(|| bad("media-type-version-missing", "Content-Type has no version; add version=1.0"))?;
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     if !version.split_once('.').is_some_and(|(major, minor)| digits(major) && digits(minor)) {

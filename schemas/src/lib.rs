@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`efgs`] | the keys as backends send them: protobuf and JSON |
+//! | [`media`] | the media types that this is sent as |
 //! | [`canonical`] | the bytes that an origin signs |
 //! | [`cms`], [`certificate`] | that signature, and the certificates behind it |
 //! | [`network`] | the signed document of members, certificates and agreements |
@@ -24,6 +25,7 @@ pub mod cms;
 pub mod country;
 pub mod efgs;
 mod json;
+pub mod media;
 pub mod network;
 pub mod records;
 pub mod rejection;

@@ -3,12 +3,10 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use keyferry_runtime::http::Problem;
-use keyferry_schemas::efgs::{Encoding, VERSION};
-
-const ENCODINGS: [(&str, Encoding); 2] =
-    [("application/protobuf", Encoding::Protobuf), ("application/json", Encoding::Json)];
-/// What a problem says is accepted.
-const ACCEPTED: &str = "application/json; version=1.0, application/protobuf; version=1.0";
+use keyferry_schemas::{
+    efgs::{Encoding, VERSION},
+    media::{ACCEPTED, MediaType},
+};
 
 /// The encoding that a client prefers by its `Accept`.
 ///
@@ -20,13 +18,14 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     let mut known = !headers.contains_key(header::ACCEPT);
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
     for range in values.flat_map(|v| v.split(',')).map(str::trim).filter(|r| !r.is_empty()) {
-        let Range { media, version, quality } = Range::of(range);
-        known |= matches!(media.as_str(), "*/*" | "application/*");
-        let Some((_, encoding)) = ENCODINGS.iter().find(|(name, _)| *name == media) else { continue };
+        let media = MediaType::of(range);
+        known |= matches!(media.name.as_str(), "*/*" | "application/*");
+        let Some(encoding) = media.encoding() else { continue };
         known = true;
+        let quality = media.parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
         // Of equals, the first one that was named.
-        if version == Some(VERSION) && quality > best.map_or(0.0, |(q, _)| q) {
-            best = Some((quality, *encoding));
+        if media.parameter("version") == Some(VERSION) && quality > best.map_or(0.0, |(q, _)| q) {
+            best = Some((quality, encoding));
         }
     }
     let refuse = |status, code: &'static str, detail: &str| {
@@ -44,32 +43,6 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
             "accept-media-type",
             "keys are served as application/protobuf or application/json, both with version=1.0",
         )),
-    }
-}
-
-struct Range<'a> {
-    media: String,
-    version: Option<&'a str>,
-    quality: f32,
-}
-
-impl<'a> Range<'a> {
-    fn of(text: &'a str) -> Self {
-        let mut parts = text.split(';').map(str::trim);
-        let mut range = Self {
-            media: parts.next().unwrap_or_default().to_ascii_lowercase(),
-            version: None,
-            quality: 1.0,
-        };
-        for (name, value) in parts.filter_map(|p| p.split_once('=')) {
-            let value = value.trim().trim_matches('"');
-            match name.trim().to_ascii_lowercase().as_str() {
-                "version" => range.version = Some(value),
-                "q" => range.quality = value.parse().unwrap_or(0.0),
-                _ => (),
-            }
-        }
-        range
     }
 }
 
