@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, request::Parts},
+    http::{HeaderValue, request::Parts},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -90,7 +90,7 @@ pub(crate) fn network(gateway: &Inner) -> Result<Arc<Network>, Problem> {
     gateway
         .network
         .current()
-        .ok_or_else(|| unavailable("network-unknown", "the network document is not known yet"))
+        .ok_or_else(|| Problem::unavailable("network-unknown", "the network document is not known yet"))
 }
 
 /// Decodes the body, which costs the more the worse it is: apart from the threads that serve, and few at a time.
@@ -132,7 +132,7 @@ async fn submit(
     let deadline = now + gateway.config.decision_wait();
     if !gateway.decisions.followed(country, now + NEW_MEMBER).await {
         let detail = format!("the ledger of {country} is not followed yet; nothing was accepted");
-        return Err(unavailable("ledger-not-followed", detail));
+        return Err(Problem::unavailable("ledger-not-followed", detail));
     }
     let id = Uuid::new_v4().into_bytes();
     let upload = Upload {
@@ -158,7 +158,7 @@ async fn submit(
         Err(error @ ProduceError::NotAccepted(_)) => {
             tracing::error!(%country, %error, "an upload could not be written");
             let detail = "the upload could not be stored; nothing was accepted, send it again later";
-            return Err(unavailable("broker-unreachable", detail));
+            return Err(Problem::unavailable("broker-unreachable", detail));
         }
         // It may be on the topic all the same, and then its decision names it.
         Err(ProduceError::Unknown(_)) => Of::Upload(id),
@@ -181,18 +181,14 @@ async fn submit(
         (None, Ok(_)) => {
             let detail =
                 "the upload is stored and not decided yet; sending it again is safe and gets the same answer";
-            Err(unavailable("not-yet-decided", detail))
+            Err(Problem::unavailable("not-yet-decided", detail))
         }
         (None, Err(error)) => {
             tracing::error!(%country, %error, "it is not known whether an upload was written");
             let detail = "it is not known whether the upload was stored; sending it again is safe";
-            Err(unavailable("not-confirmed", detail))
+            Err(Problem::unavailable("not-confirmed", detail))
         }
     }
-}
-
-fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(5)
 }
 
 fn log(country: Country, id: UploadId, decision: &Decision) {

@@ -120,12 +120,18 @@ impl Api {
     /// its store can not be read.
     pub fn caller(&self, client: Option<&ClientCertificate>) -> Result<Arc<Shelf>, Problem> {
         let now = self.clock.now();
-        let network = self.feed.current().ok_or_else(|| unavailable("no network document is known yet"))?;
+        let network = self
+            .feed
+            .current()
+            .ok_or_else(|| Problem::unavailable("unavailable", "no network document is known yet"))?;
         let country = identify(client, &network, now)?;
         Access::Download.check(country, &network, now)?;
         self.shelves.get(country).ok_or_else(|| {
             if self.shelves.countries().contains(&country) {
-                return unavailable("your batches can not be read at the moment; the operator knows");
+                return Problem::unavailable(
+                    "unavailable",
+                    "your batches can not be read at the moment; the operator knows",
+                );
             }
             let detail =
                 format!("keys for {country} are not served here; ask the operator for the right host");
@@ -267,13 +273,9 @@ pub fn next_batch_tag(next: Option<BatchTag>) -> HeaderValue {
     tag.unwrap_or(HeaderValue::from_static("null"))
 }
 
-fn unavailable(detail: &str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retry_after(5)
-}
-
 /// 503: the details are for the operator and not for the client.
 #[must_use]
 pub fn store_problem(error: &StoreError) -> Problem {
     tracing::error!(reason = %error, "a download failed");
-    unavailable("the store does not answer; try again")
+    Problem::unavailable("unavailable", "the store does not answer; try again")
 }

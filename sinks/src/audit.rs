@@ -5,7 +5,7 @@
 use axum::{
     Extension,
     extract::{Path, State},
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -65,7 +65,7 @@ pub(crate) async fn audit(
     let json = entries.collect::<Option<Vec<_>>>().and_then(|entries| serde_json::to_vec(&entries).ok());
     let json = json.ok_or_else(|| {
         let detail = "the network document of that batch is not known here yet; try again";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "network-unknown", detail).retry_after(5)
+        Problem::unavailable("network-unknown", detail)
     })?;
     Ok(([(CONTENT_TYPE, "application/json; version=1.0")], json).into_response())
 }

@@ -8,21 +8,21 @@
 //! | `standing` | how a country stands: what of it goes to the log, the metrics, the probes |
 //! | `patience` | waiting for what may be slow |
 //! | [`intake`] | what was verified and is not stored yet; pure |
-//! | [`log`], [`tag`], [`text`] | log objects and the names of batches; pure |
+//! | [`log`], [`tag`], `text` | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
-//! | [`download`], [`audit`], [`api`], [`negotiate`] | the HTTP contract of EFGS |
+//! | [`download`], `audit`, [`api`], `negotiate` | the HTTP contract of EFGS |
 //! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
 //! | [`metrics`] | what is counted |
 
 pub mod api;
-pub mod audit;
+mod audit;
 pub mod config;
 pub mod distribute;
 pub mod download;
 pub mod intake;
 pub mod log;
 pub mod metrics;
-pub mod negotiate;
+mod negotiate;
 mod patience;
 pub mod shelf;
 pub mod source;
@@ -31,7 +31,7 @@ pub mod store;
 mod supervise;
 pub mod sweep;
 pub mod tag;
-pub mod text;
+mod text;
 pub mod verify;
 pub mod worker;
 

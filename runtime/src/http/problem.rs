@@ -40,6 +40,12 @@ impl Problem {
         Self::new(status, reason.code(), detail)
     }
 
+    /// 503: it is our fault, or nobody's, and the same request may succeed in a few seconds.
+    #[must_use]
+    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(5)
+    }
+
     /// Adds a member of its own to the body.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: Value) -> Self {
