@@ -51,6 +51,11 @@ impl List {
         offset
     }
 
+    /// Offset of the last record.
+    pub fn last(&self) -> i64 {
+        self.0.lock().unwrap().records.last().unwrap().0
+    }
+
     /// Forgets what stands before `first`.
     pub fn expire(&self, first: i64) {
         let mut inner = self.0.lock().unwrap();
@@ -149,7 +154,8 @@ impl Instance {
         Some(Self::run(Health::new("distribute"), tokio, shelf, list, versions, max_keys, stop))
     }
 
-    fn run(
+    /// Over a shelf that is open.
+    pub fn run(
         health: Health,
         tokio: &Handle,
         shelf: Shelf,
