@@ -41,7 +41,10 @@ need openssl have openssl
 jars=target/kafka
 jars_stamp=$(stamp_of scripts/kafka/pom.xml)
 is_fresh $jars/stamp "$jars_stamp" || need maven have mvn
+registry=target/registry
+registry_stamp=$(stamp_of scripts/registry/pom.xml)
 if [ "$purpose" = all ]; then
+  is_fresh $registry/stamp "$registry_stamp" || need maven have mvn
   need curl have curl
   need python3 have python3
   need python3-venv venv_works
@@ -75,6 +78,15 @@ if ! is_fresh $jars/stamp "$jars_stamp"; then
   echo "$jars_stamp" >$jars/stamp
 fi
 [ "$purpose" = all ] || exit 0
+
+# --- the schema registry of the tests --------------------------------------------------------------------------------
+if ! is_fresh $registry/stamp "$registry_stamp"; then
+  say "fetching a schema registry into $registry/app"
+  rm -rf $registry
+  mvn -q -B -Dstyle.color=never -f scripts/registry/pom.xml dependency:unpack-dependencies \
+    -DoutputDirectory="$PWD/$registry/app" >&2
+  echo "$registry_stamp" >$registry/stamp
+fi
 
 # --- Python for the whole-system tests -----------------------------------------------------------------------------
 python_stamp=$(stamp_of scripts/requirements.txt)
