@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use common::{
@@ -276,4 +279,32 @@ fn a_break_stops_its_country_loudly_and_no_other() {
     std::thread::sleep(Duration::from_millis(100));
     again.stop();
     other_one.stop();
+}
+
+/// Nothing breaks and nothing comes: that is no fault that anybody reports, and has to be seen all the same.
+#[test]
+fn a_reader_that_hangs_is_seen() {
+    let tokio = tokio();
+    let mut hub = Hub::new(NOON);
+    let (list, objects) = (List::default(), Arc::new(InMemory::new()));
+    let first = list.push(&hub.batch("DE", "FR", 1, NOON));
+    let instance = Instance::start(tokio.handle(), cc("FR"), objects, &list, &hub.versions);
+    let up = || metric("keyferry_distribution_up", "FR");
+    let wait_until = |value| {
+        let begun = Instant::now();
+        while up() != Some(value) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it is {:?} and not {value}", up());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    instance.wait_for(first);
+    wait_until(1.0);
+    list.hang(true);
+    let second = list.push(&hub.batch("DE", "FR", 1, NOON));
+    wait_until(0.0);
+    assert!(instance.health.ready().ok);
+    list.hang(false);
+    instance.wait_for(second);
+    wait_until(1.0);
+    instance.stop();
 }

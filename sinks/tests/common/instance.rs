@@ -36,6 +36,7 @@ pub struct List(Arc<Mutex<Inner>>);
 struct Inner {
     records: Vec<(i64, Option<Bytes>)>,
     first: i64,
+    hangs: bool,
 }
 
 impl List {
@@ -49,6 +50,11 @@ impl List {
         let offset = inner.records.last().map_or(inner.first, |(offset, _)| offset + 2);
         inner.records.push((offset, value));
         offset
+    }
+
+    /// From now on its readers get nothing, though there is something, or go on.
+    pub fn hang(&self, hangs: bool) {
+        self.0.lock().unwrap().hangs = hangs;
     }
 
     /// Offset of the last record.
@@ -90,6 +96,11 @@ impl Topic for List {
 impl Source for Reading {
     fn next(&mut self, timeout: Duration) -> Result<Next, String> {
         let inner = self.list.0.lock().unwrap();
+        if inner.hangs {
+            drop(inner);
+            std::thread::sleep(timeout);
+            return Ok(Next::Timeout);
+        }
         let Some((offset, value)) = inner.records.iter().find(|(o, _)| *o >= self.position).cloned() else {
             drop(inner);
             std::thread::sleep(timeout.min(Duration::from_millis(2)));
@@ -100,7 +111,7 @@ impl Source for Reading {
     }
 
     fn at_end(&self) -> Result<bool, String> {
-        Ok(true)
+        Ok(!self.list.0.lock().unwrap().hangs)
     }
 }
 
