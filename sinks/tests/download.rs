@@ -265,8 +265,11 @@ fn what_is_erased_is_gone_and_what_is_not_is_found() {
 #[test]
 fn what_is_kept_is_found_among_what_is_erased() {
     let mut service = Service::new();
-    let times = [-3, -2, 2, -1, 1, -1].map(|hours| (1, NOON.plus(hours * HOUR)));
-    service.publish(&times);
+    // Along one chain times never fall; but an origin may have waited for long, and another not.
+    for (origin, hours) in [("FR", -3), ("FR", -2), ("FR", 2), ("NL", -1), ("NL", 1), ("IT", -1)] {
+        let batch = service.hub.batch(origin, "DE", 1, NOON.plus(hours * HOUR));
+        service.publish_one(&batch);
+    }
     service.now = NOON.plus(14 * DAY);
     let router = service.router("DE");
     for _ in 0..2 {

@@ -170,7 +170,7 @@ fn instances_on_one_bucket_publish_everything_once_and_change_nothing() {
         successor.wait_for(end);
         first.stop();
         successor.stop();
-        let report = tokio.block_on(verify_store(&shelf(store()), &hub.versions)).unwrap();
+        let report = tokio.block_on(verify_store(&shelf(store()), &hub.versions, Millis(0))).unwrap();
         let sequences: Vec<_> = report.batches.iter().map(|b| b.sequence).collect();
         assert_eq!((report.fault, sequences), (None, (1..=BATCHES).collect()), "{prefix}");
     }

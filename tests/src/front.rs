@@ -94,9 +94,16 @@ impl Front {
     /// # Errors
     /// Something does not start.
     pub fn behind(door: Door, world: World) -> Result<Self> {
+        Self::over(Hub::start(world)?, door)
+    }
+
+    /// Starts processor and gateway of a hub, which read and write records as it does.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn over(hub: Hub, door: Door) -> Result<Self> {
         // Another test of this process may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let hub = Hub::start(world)?;
         let network = hub.network()?;
         let processor = hub.processor_following(network.clone(), Settings::new("p-0"), &[])?;
         let gateway = Gateway::start(

@@ -12,6 +12,8 @@
 //! | [`operator`] | what an operator has: files, and the program |
 //! | [`program`] | the program itself, as an operator runs it |
 //! | [`raw`] | requests to a broker without a library, for what no library sends |
+//! | [`registry`] | a schema registry of a test's own |
+//! | [`subscriber`] | the subscriber in Python |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;
@@ -24,4 +26,6 @@ pub mod model;
 pub mod operator;
 pub mod program;
 pub mod raw;
+pub mod registry;
+pub mod subscriber;
 pub mod wait;

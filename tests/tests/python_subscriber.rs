@@ -2,10 +2,7 @@
 //! parts of uploads, checkpoints. And it refuses what another trust anchor has signed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::process::Output;
 
 use keyferry_runtime::clock::{Clock, SystemClock};
 use keyferry_schemas::{
@@ -16,29 +13,11 @@ use keyferry_schemas::{
     topics,
     world::{HUB_KEY, Rng, World, key},
 };
-use keyferry_tests::hub::Hub;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-fn subscribe(hub: &Hub, country: &str, anchor: &str) -> Output {
-    let python = root().join("target/venv/bin/python3");
-    assert!(python.exists(), "{} is not there: run make setup", python.display());
-    let folder = tempfile::tempdir().unwrap();
-    let pem = folder.path().join("anchor.pem");
-    std::fs::write(&pem, anchor).unwrap();
-    Command::new(python)
-        .arg(root().join("examples/python/subscriber.py"))
-        .args(["--bootstrap", hub.broker.bootstrap_servers(), "--country", country, "--anchor"])
-        .arg(pem)
-        .output()
-        .unwrap()
-}
+use keyferry_tests::{hub::Hub, subscriber::subscribe};
 
 /// Runs it with the hub's own anchor and returns what it prints; its last line is the sum.
 fn verified(hub: &Hub, country: &str) -> Vec<String> {
-    let output = subscribe(hub, country, &hub.world.anchor.certificate_pem().unwrap());
+    let output = subscribe(hub, country, &hub.world.anchor.certificate_pem().unwrap(), &[]).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{country}: {errors}");
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -89,7 +68,8 @@ fn a_subscriber_in_python_verifies_every_batch() {
     assert_eq!(verified(&hub, "DE").last().unwrap(), "keyferry.keys.de: 1 batches verified, 9 keys, 9 new");
 
     let stranger = World::new(&["DE"], jiff::Timestamp::now()).unwrap();
-    refused(&subscribe(&hub, "FR", &stranger.anchor.certificate_pem().unwrap()), "no network document");
+    let anchor = stranger.anchor.certificate_pem().unwrap();
+    refused(&subscribe(&hub, "FR", &anchor, &[]).unwrap(), "no network document");
 
     // A checkpoint at the true end is believed, and one that states more shows that something is missing.
     let (_, last) = hub.batches("NL").unwrap().pop().unwrap();
@@ -110,14 +90,14 @@ fn a_subscriber_in_python_verifies_every_batch() {
     assert!(verified(&hub, "NL")[2].ends_with("DE checkpoint at sequence 2"));
     hub.put(&topic, hub.codec.encode(&Checkpoint { sequence: 3, ..end }.signed(&hub.world.hub_key))).unwrap();
     let anchor = hub.world.anchor.certificate_pem().unwrap();
-    refused(&subscribe(&hub, "NL", &anchor), "it states sequence 3");
+    refused(&subscribe(&hub, "NL", &anchor, &[]).unwrap(), "it states sequence 3");
 
     // A batch that comes twice, and one of which a bit was changed.
     let (first, _) = hub.batches("FR").unwrap().swap_remove(0);
     hub.put(&topics::keys("FR".parse().unwrap()), hub.codec.encode(&first)).unwrap();
-    refused(&subscribe(&hub, "FR", &anchor), "sequence 1 follows");
+    refused(&subscribe(&hub, "FR", &anchor, &[]).unwrap(), "sequence 1 follows");
     let (mut other, _) = hub.batches("DE").unwrap().swap_remove(0);
     other.new = [&[other.new[0] ^ 1], &other.new[1..]].concat().into();
     hub.put(&topics::keys("DE".parse().unwrap()), hub.codec.encode(&other)).unwrap();
-    refused(&subscribe(&hub, "DE", &anchor), "the bitmap is not what the manifest says");
+    refused(&subscribe(&hub, "DE", &anchor, &[]).unwrap(), "the bitmap is not what the manifest says");
 }

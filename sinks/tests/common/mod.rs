@@ -52,7 +52,7 @@ pub struct Hub {
 impl Hub {
     /// For DE, FR and NL, all with one another, around `now`.
     pub fn new(now: Millis) -> Self {
-        let world = World::new(&["DE", "FR", "NL"], now.timestamp()).unwrap();
+        let world = World::new(&["DE", "FR", "IT", "NL"], now.timestamp()).unwrap();
         let mut hub = Self { world, versions: Versions::new(), chains: BTreeMap::new(), random: Rng::new(1) };
         hub.publish(1);
         hub
