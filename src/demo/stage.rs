@@ -178,7 +178,7 @@ fn configuration(path: &Path, kafka: &str, address: &str, admin: &str) -> String
          topics:\n  replication_factor: 1\n\
          gateway:\n  uploads_per_minute_per_member: 6000\n\
          process:\n  transactional_id: demo-process-0\n  signing_keys:\n    - id: {HUB_KEY}\n      file: {path}/{HUB_KEY}.pem\n  \
-         fingerprint_secret:\n    id: demo\n    file: {path}/fingerprint.hex\n\
+         fingerprint_secret:\n    id: demo\n    file: {path}/fingerprint.hex\n  checkpoint_interval_s: 2\n\
          distribute:\n  store:\n    local:\n      path: {path}/store\n"
     )
 }

@@ -157,6 +157,43 @@ fn who_was_expelled_and_joined_again_empty_handed_adds_nothing() {
     assert!(expelled("before-poll", 300, Some("guard-revoked")) > 0);
 }
 
+/// `p-0` is about to state a chain, loses its place in the group, and goes on when `p-1` has delivered more. Whether the
+/// chain is whole to its readers.
+fn late_checkpoint(without: Option<&str>) -> bool {
+    let scenario = FailScenario::setup();
+    let hub = hub(&["DE", "FR"]);
+    let hold = Hold::new("before-begin@p-0");
+    let checkpoint_interval = Some(Duration::from_millis(500));
+    let settings = Settings { checkpoint_interval, ..Settings::new("p-0") };
+    let options = [("session.timeout.ms", "30000"), ("heartbeat.interval.ms", "25000")];
+    let _first = hub.processor_with(settings, &options).unwrap();
+    send(&hub, "DE", 1);
+    hub.decided("DE", 1).unwrap();
+    hold.arm();
+    hold.await_reached();
+    expel(&hub);
+    let _second = hub.processor("p-1").unwrap();
+    send(&hub, "DE", 1);
+    hub.decided("DE", 2).unwrap();
+    if let Some(guard) = without {
+        fail::cfg(guard, "return").unwrap();
+        hold.release();
+        wait_until("a checkpoint that denies the last batch", || hub.batches("FR").is_err());
+    } else {
+        hold.release();
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    let whole = hub.batches("FR").is_ok();
+    scenario.teardown();
+    whole
+}
+
+#[test]
+fn a_checkpoint_of_who_was_expelled_is_not_written() {
+    assert!(late_checkpoint(None));
+    assert!(!late_checkpoint(Some("guard-own-metadata")));
+}
+
 /// `p-0` reads three origins and is held between two transactions while some of them move to `p-1`, which decides what
 /// `p-0` has read of them. Returns how much is decided twice.
 fn handed_over(without: Option<&str>) -> usize {
