@@ -187,7 +187,8 @@ impl Intake {
     }
 
     fn checkpoint(&mut self, checkpoint: &Checkpoint, networks: &Versions) -> Result<(), Reason> {
-        Ok(self.chains.checkpoint(checkpoint, networks)?)
+        let held = if self.complete { Chains::checkpoint_of_all } else { Chains::checkpoint };
+        Ok(held(&mut self.chains, checkpoint, networks)?)
     }
 
     /// Whether this batch would be the first of its chain here, and is not its first.

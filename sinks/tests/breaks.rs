@@ -154,7 +154,9 @@ fn checkpoints_are_held_against_the_chain() {
     let found = |records: &[Read]| take(&hub, records, false).1.map(|e| e.reason);
     assert_eq!(found(&[checkpoint(&nothing), batch(&first), checkpoint(&one)]), None);
     let missing = Break::Checkpoint { stated: 1, received: 0 };
-    assert_eq!(found(&[checkpoint(&nothing), checkpoint(&one)]), Some(missing.into()));
+    assert_eq!(found(&[checkpoint(&nothing), checkpoint(&one)]), Some(missing.clone().into()));
+    // The topic is read from its very first record on: nothing can be missing before a checkpoint either.
+    assert_eq!(found(&[checkpoint(&one)]), Some(missing.into()));
     let truncated = Break::Checkpoint { stated: 2, received: 1 };
     assert_eq!(found(&[batch(&first), checkpoint(&two)]), Some(truncated.into()));
     let forged = Checkpoint { sequence: 1, ..two.clone() };

@@ -11,6 +11,7 @@ use crate::{exit::Fatal, metrics};
 pub(super) struct TransactionMetrics {
     transactions: IntCounterVec,
     seconds: HistogramVec,
+    commit: HistogramVec,
     rebalances: IntCounterVec,
     chain_breaks: IntCounterVec,
     restore: HistogramVec,
@@ -27,6 +28,11 @@ impl TransactionMetrics {
             seconds: metrics::seconds(
                 "keyferry_transaction_seconds",
                 "Time from begin to end of a transaction.",
+                &[],
+            )?,
+            commit: metrics::seconds(
+                "keyferry_transaction_commit_seconds",
+                "The part of it after the last record: acknowledgements, offsets, commit.",
                 &[],
             )?,
             rebalances: metrics::counter(
@@ -51,8 +57,9 @@ impl TransactionMetrics {
         Ok(all)
     }
 
-    pub fn committed(&self, took: Duration) {
+    pub fn committed(&self, took: Duration, commit: Duration) {
         self.ended("committed", took);
+        self.commit.with_label_values::<&str>(&[]).observe(commit.as_secs_f64());
     }
 
     pub fn aborted(&self, took: Duration) {

@@ -353,8 +353,10 @@ impl<A: Application> Session<'_, A> {
         // Whoever came first in this transaction comes last in the next.
         self.turn = self.turn.wrapping_add(1);
         let mut counts = BTreeMap::new();
-        let result = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts)
-            .and_then(|consumed| transaction.commit(&consumed).map(|()| !consumed.is_empty()));
+        let decided = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts);
+        let deciding = started.elapsed();
+        let result =
+            decided.and_then(|consumed| transaction.commit(&consumed).map(|()| !consumed.is_empty()));
         let committed = result.is_ok();
         for (origin, count) in counts {
             let Some(slot) = self.origins.get_mut(&origin) else { continue };
@@ -368,7 +370,8 @@ impl<A: Application> Session<'_, A> {
         match result {
             Ok(moved) => {
                 self.reachable = true;
-                self.metrics.committed(started.elapsed());
+                let took = started.elapsed();
+                self.metrics.committed(took, took - deciding);
                 if moved {
                     runner.beat.progress();
                 } else {

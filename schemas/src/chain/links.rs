@@ -123,6 +123,25 @@ impl Chains {
         self.append(first).inspect_err(|_| _ = self.links.remove(&manifest.origin))
     }
 
+    /// The same where nothing has expired: then a chain begins at its first batch, and a checkpoint that states more than
+    /// was received shows what is missing.
+    ///
+    /// # Errors
+    /// As [`Chains::checkpoint`].
+    pub fn checkpoint_of_all(
+        &mut self,
+        checkpoint: &Checkpoint,
+        networks: &impl Networks,
+    ) -> Result<(), Break> {
+        let before = self.links.get(&checkpoint.origin).copied();
+        self.checkpoint(checkpoint, networks)?;
+        if before.is_none() && checkpoint.sequence > 0 {
+            self.links.remove(&checkpoint.origin);
+            return Err(Break::Checkpoint { stated: checkpoint.sequence, received: 0 });
+        }
+        Ok(())
+    }
+
     /// Holds a checkpoint against what was received; where nothing was, verification starts there.
     ///
     /// # Errors

@@ -166,8 +166,12 @@ fn a_checkpoint_begins_a_chain_and_reveals_a_cut() {
     let scene = scene();
     let chain = scene.chain(3);
     let hash = |i: usize| sha256(&chain[i].manifest);
-    let from_checkpoint = [scene.checkpoint(1, hash(0))].into_iter().chain(records(chain[1..].to_vec()));
-    assert_eq!(scene.verify(from_checkpoint.collect(), Begin::First), (None, Some((2, 3))));
+    let from_checkpoint =
+        || [scene.checkpoint(1, hash(0))].into_iter().chain(records(chain[1..].to_vec())).collect();
+    assert_eq!(scene.verify(from_checkpoint(), Begin::Confirmed), (None, Some((2, 3))));
+    // Where nothing has expired, the first batch has been taken away.
+    let fault = scene.verify(from_checkpoint(), Begin::First).0.unwrap();
+    assert!(fault.ends_with("a checkpoint states sequence 1, and 0 was received"), "{fault}");
     let empty = [scene.checkpoint(0, [0; 32])].into_iter().chain(records(chain.clone()));
     assert_eq!(scene.verify(empty.collect(), Begin::First), (None, Some((1, 3))));
     assert_eq!(scene.verify(vec![scene.checkpoint(0, [0; 32])], Begin::First), (None, Some((1, 0))));

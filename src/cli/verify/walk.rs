@@ -107,7 +107,8 @@ impl<'a> Walk<'a> {
     fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
         let destination = *self.destination.get_or_insert(checkpoint.destination);
         let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
-        chains.checkpoint(checkpoint, self.versions).map_err(|e| self.advise(&e))?;
+        let held = if self.begin == Begin::First { Chains::checkpoint_of_all } else { Chains::checkpoint };
+        held(chains, checkpoint, self.versions).map_err(|e| self.advise(&e))?;
         self.report.checkpoints += 1;
         self.stated.insert(checkpoint.origin, checkpoint.at);
         if let Entry::Vacant(first) = self.first.entry(checkpoint.origin) {
