@@ -26,6 +26,7 @@ use keyferry_tests::{
     program::Run,
     registry::Registry,
     subscriber::subscribe,
+    wait::wait_until,
 };
 
 /// `Upload` as an older release may have had it: with a field that was taken out since.
@@ -210,4 +211,38 @@ fn a_record_waits_for_a_registry_that_does_not_answer() {
     let tags: Vec<_> = entries.iter().map(|e| e.batch_tag.clone().unwrap()).collect();
     assert_eq!(tags, ["not-seen-yet", "behind-it"]);
     assert!(front.hub.records(topics::REJECTS, Isolation::Committed).unwrap().is_empty());
+}
+
+#[test]
+fn a_take_over_waits_for_a_registry_that_does_not_answer() {
+    let mut registry = Registry::start().unwrap();
+    let ours = registry::Registry::new(&registry.config()).unwrap();
+    ours.register().unwrap();
+    let mut hub = Hub::start(World::new(&["DE", "FR"], jiff::Timestamp::now()).unwrap()).unwrap();
+    // The ledger begins under an id that nobody looks up at the start.
+    let other = LedgerEntry::SCHEMA.replacen("\"doc\": \"", "\"doc\": \"Earlier: ", 1);
+    let mut ids = ours.ids().unwrap();
+    ids.insert("LedgerEntry".into(), registry.register("of.an.earlier.release", &other).unwrap());
+    hub.codec = Codec::with_registry(&ids, Box::new(ours)).unwrap();
+    let mut rng = Rng::new(3);
+    let mut send = |hub: &Hub, tag: &str| {
+        let keys = [key(&mut rng, "DE", &[], SystemClock.now())];
+        hub.send(&hub.world.upload("DE", tag, &keys).unwrap()).unwrap();
+    };
+    let processor = hub.processor("p-0").unwrap();
+    send(&hub, "first");
+    hub.decided("DE", 1).unwrap();
+    processor.stop().unwrap();
+
+    hub.codec = registry::codec(Some(&registry.config())).unwrap();
+    registry.stop().unwrap();
+    let _processor = hub.processor("p-1").unwrap();
+    send(&hub, "second");
+    // A new origin needs no ledger.
+    let keys = [key(&mut Rng::new(4), "FR", &[], SystemClock.now())];
+    hub.send(&hub.world.upload("FR", "third", &keys).unwrap()).unwrap();
+    hub.decided("FR", 1).unwrap();
+    registry.start_again().unwrap();
+    // Not `decided`: this reader has heard of the silence, too.
+    wait_until("the second decision", || hub.ledger("DE").is_ok_and(|ledger| ledger.len() == 2));
 }

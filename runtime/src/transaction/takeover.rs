@@ -13,6 +13,7 @@ use rdkafka::{
 };
 
 use keyferry_schemas::{
+    avro::AvroError,
     country::Country,
     records::{Head, LedgerEntry},
     topics,
@@ -44,6 +45,14 @@ pub(super) enum TakeoverFault {
     /// Does not pass: the origin stops until an operator has looked at it.
     #[error("{0}")]
     Broken(String),
+}
+
+impl TakeoverFault {
+    /// A registry that does not answer says nothing about the record.
+    fn undecoded(topic: &str, offset: i64, error: &AvroError) -> Self {
+        let why = format!("{topic} offset {offset}: {error}");
+        if matches!(error, AvroError::Unavailable(_)) { Self::Late(why) } else { Self::Broken(why) }
+    }
 }
 
 /// An origin that is ready.
@@ -133,10 +142,13 @@ impl<A: Application> Takeover<'_, A> {
             let before = tail.position();
             if let Next::Record(record) = tail.next(Duration::from_millis(50))? {
                 let offset = record.offset;
-                let broken = |why: String| TakeoverFault::Broken(format!("{ledger} offset {offset}: {why}"));
-                let entry: LedgerEntry =
-                    self.codec.decode(record.value.unwrap_or_default()).map_err(|e| broken(e.to_string()))?;
-                self.application.replay(&mut state, &entry, last.is_none()).map_err(broken)?;
+                let entry: LedgerEntry = self
+                    .codec
+                    .decode(record.value.unwrap_or_default())
+                    .map_err(|e| TakeoverFault::undecoded(ledger, offset, &e))?;
+                self.application
+                    .replay(&mut state, &entry, last.is_none())
+                    .map_err(|why| TakeoverFault::Broken(format!("{ledger} offset {offset}: {why}")))?;
                 last = Some(entry);
             }
             if tail.position() > before {
@@ -185,10 +197,7 @@ impl<A: Application> Takeover<'_, A> {
             {
                 let offset = record.offset;
                 let head = self.codec.decode(value);
-                found =
-                    Some(head.map_err(|e| {
-                        TakeoverFault::Broken(format!("{} offset {offset}: {e}", topics::HEADS))
-                    })?);
+                found = Some(head.map_err(|e| TakeoverFault::undecoded(topics::HEADS, offset, &e))?);
             }
             late(deadline, || format!("{} can not be read to its end", topics::HEADS))?;
         }
