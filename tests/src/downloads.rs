@@ -25,7 +25,10 @@ use keyferry_sinks::{
 use reqwest::{Response, StatusCode};
 use tokio::runtime::Runtime;
 
-use crate::hub::{Hub, Lone, block_on};
+use crate::{
+    hub::{Hub, block_on},
+    lone::Lone,
+};
 
 /// What a service over the store in this folder is told. Uploads are seldom joined, so that there are many batches.
 #[must_use]

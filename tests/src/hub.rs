@@ -82,7 +82,11 @@ impl Hub {
         Ok(hub)
     }
 
-    fn create(&self, wanted: impl Iterator<Item = Topic>) -> Result<()> {
+    /// Creates topics.
+    ///
+    /// # Errors
+    /// One is there already.
+    pub fn create(&self, wanted: impl Iterator<Item = Topic>) -> Result<()> {
         let wanted: Vec<Topic> = wanted.collect();
         let new: Vec<_> = wanted
             .iter()
@@ -174,37 +178,17 @@ impl Hub {
         let instance = settings.transactional_id.clone();
         let shutdown = Shutdown::new();
         let kafka = clients(self.broker.bootstrap_servers(), options, "process");
-        let runner = runner(kafka, self.codec.clone(), network, self.tools(&instance), settings)?;
+        let health = Health::new("process");
+        let runner = runner(kafka, self.codec.clone(), network, self.tools(&instance), settings, &health)?;
         let token = shutdown.clone();
         let thread = std::thread::spawn(move || runner.run(&token).map_err(|e| anyhow::anyhow!("{e}")));
-        Ok(Processor { shutdown, thread: Some(thread) })
+        Ok(Processor { health, shutdown, thread: Some(thread) })
     }
 
     /// What a processor of this hub holds.
     #[must_use]
     pub fn tools(&self, instance: &str) -> Tools {
         tools(instance, &self.world.hub_key.to_bytes())
-    }
-
-    /// Starts a processor in a process of its own, see `bin/lone-processor.rs`.
-    ///
-    /// # Errors
-    /// It can not be started.
-    pub fn lone_processor(&self, program: &str, instance: &str, arguments: &[&str]) -> Result<Lone> {
-        self.lone(program, instance, arguments)
-    }
-
-    /// Starts `program BOOTSTRAP NAME FOLDER [ARGUMENT]...` with what roles need in its folder.
-    pub(crate) fn lone(&self, program: &str, name: &str, arguments: &[&str]) -> Result<Lone> {
-        let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("anchor.pem"), self.world.anchor.certificate_pem()?)?;
-        std::fs::write(folder.path().join("hub.key"), hex::encode(self.world.hub_key.to_bytes()))?;
-        let child = std::process::Command::new(program)
-            .args([self.broker.bootstrap_servers(), name])
-            .arg(folder.path())
-            .args(arguments)
-            .spawn()?;
-        Ok(Lone { child, folder })
     }
 
     /// Every record of a topic, up to its end as this isolation sees it.
@@ -318,50 +302,11 @@ pub fn runner(
     network: NetworkFeed,
     tools: Tools,
     settings: Settings,
+    health: &Health,
 ) -> Result<Runner<Pipeline>> {
-    let beat = Health::new("process").component("transactions", Duration::from_secs(60));
+    let beat = health.component("transactions", Duration::from_secs(60));
     let application = Arc::new(Pipeline::new(tools, codec.clone())?);
     Ok(Runner { application, kafka, codec, network, settings, clock: Arc::new(SystemClock), beat })
-}
-
-/// A role in a process of its own; killed when dropped.
-pub struct Lone {
-    child: std::process::Child,
-    pub(crate) folder: tempfile::TempDir,
-}
-
-impl Lone {
-    /// Whether it has reached the point at which it was told to stop.
-    #[must_use]
-    pub fn has_stopped(&self) -> bool {
-        self.folder.path().join("stopped").exists()
-    }
-
-    /// From now on it stops at its point.
-    ///
-    /// # Errors
-    /// Its folder is gone.
-    pub fn arm(&self) -> Result<()> {
-        Ok(std::fs::write(self.folder.path().join("armed"), "")?)
-    }
-
-    /// Sends it a signal, by the name that `kill` knows.
-    ///
-    /// # Errors
-    /// `kill` fails.
-    pub fn signal(&self, name: &str) -> Result<()> {
-        let status =
-            std::process::Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status()?;
-        ensure!(status.success(), "kill -s {name}: {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Lone {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Runs a future to its end on this thread.
@@ -375,6 +320,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 /// A processor in a thread; stopped when dropped.
 pub struct Processor {
+    /// How it says it is.
+    pub health: Health,
     shutdown: Shutdown,
     thread: Option<JoinHandle<Result<()>>>,
 }

@@ -5,27 +5,33 @@
 //! | [`backend`] | a national backend, over mutual TLS |
 //! | [`broker`] | one broker for the tests of a process |
 //! | [`chains`] | chains of batches, to be put on topics by hand |
+//! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
+//! | [`lone`] | roles in processes of their own, to be stopped and killed |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
 //! | [`operator`] | what an operator has: files, and the program |
 //! | [`program`] | the program itself, as an operator runs it |
 //! | [`raw`] | requests to a broker without a library, for what no library sends |
 //! | [`registry`] | a schema registry of a test's own |
+//! | [`role`] | the program in a role, in a process of its own |
 //! | [`subscriber`] | the subscriber in Python |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;
 pub mod broker;
 pub mod chains;
+pub mod cluster;
 pub mod downloads;
 pub mod front;
 pub mod hub;
+pub mod lone;
 pub mod model;
 pub mod operator;
 pub mod program;
 pub mod raw;
 pub mod registry;
+pub mod role;
 pub mod subscriber;
 pub mod wait;

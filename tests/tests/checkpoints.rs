@@ -17,7 +17,7 @@ use keyferry_schemas::{
 };
 use keyferry_tests::{
     hub::{Hub, Processor},
-    wait::{committed_offset, wait_until},
+    wait::wait_until,
 };
 
 fn processor(hub: &Hub, instance: &str, every_ms: u64) -> Processor {
@@ -57,7 +57,7 @@ fn chains_are_stated_in_silence_and_between_uploads_and_by_whoever_comes_next() 
         let stated = stated(&hub, "DE", "FR");
         stated.len() >= 2 && stated.iter().all(|c| c.sequence == 0)
     });
-    assert_eq!(committed_offset(&hub, "DE").unwrap(), Some(0));
+    assert_eq!(hub.committed("DE").unwrap(), Some(0));
     send(&hub, "DE", "one");
     hub.decided("DE", 1).unwrap();
     wait_until("the batch is stated", || last_sequence(&hub, "DE", "FR") == Some(1));
@@ -71,7 +71,7 @@ fn chains_are_stated_in_silence_and_between_uploads_and_by_whoever_comes_next() 
     wait_until("the next batch is stated", || last_sequence(&hub, "DE", "NL") == Some(2));
     let times: Vec<_> = stated(&hub, "DE", "NL").iter().map(|c| c.at).collect();
     assert!(times.is_sorted(), "{times:?}");
-    assert_eq!(committed_offset(&hub, "DE").unwrap(), Some(2));
+    assert_eq!(hub.committed("DE").unwrap(), Some(2));
     second.stop().unwrap();
 
     // Who restarts within the interval has nothing new to state: the time of the last is part of the state.

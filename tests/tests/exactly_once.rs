@@ -22,10 +22,7 @@ use keyferry_schemas::{
     topics,
     world::{Rng, World, key},
 };
-use keyferry_tests::{
-    hub::Hub,
-    wait::{committed_offset, wait_until},
-};
+use keyferry_tests::{hub::Hub, wait::wait_until};
 use rdkafka::producer::{BaseProducer, Producer};
 
 /// In each upload.
@@ -83,11 +80,11 @@ fn an_aborted_step_leaves_nothing() {
     assert!(hub.records(&keys, Isolation::Committed).unwrap().is_empty());
     assert!(hub.ledger("DE").unwrap().is_empty());
     assert!(hub.records(topics::HEADS, Isolation::Committed).unwrap().is_empty());
-    assert_eq!(committed_offset(&hub, "DE").unwrap(), None);
+    assert_eq!(hub.committed("DE").unwrap(), None);
     // The state is as before as well: the same instance decides the same uploads as its first.
     fail::remove("before-commit@p-0");
     assert_once(&hub, "DE", 3);
-    assert_eq!(committed_offset(&hub, "DE").unwrap(), Some(3));
+    assert_eq!(hub.committed("DE").unwrap(), Some(3));
     scenario.teardown();
 }
 

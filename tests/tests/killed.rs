@@ -23,10 +23,7 @@ use keyferry_schemas::{
     topics,
     world::{Rng, World, key},
 };
-use keyferry_tests::{
-    hub::{Hub, Lone},
-    wait::{committed_offset, wait_until},
-};
+use keyferry_tests::{hub::Hub, lone::Lone, wait::wait_until};
 
 const COUNTRIES: [&str; 3] = ["DE", "FR", "NL"];
 const KILLS: usize = 8;
@@ -148,9 +145,7 @@ fn whoever_is_killed_loses_and_doubles_nothing() {
         let ledger = hub.decided(stream.origin, stream.sent).unwrap();
         assert_ledger(stream.origin, &ledger, stream.sent);
         writers.extend(ledger.into_iter().map(|e| e.writer));
-        wait_until("the last offset", || {
-            committed_offset(&hub, stream.origin).unwrap() == Some(stream.sent as i64)
-        });
+        wait_until("the last offset", || hub.committed(stream.origin).unwrap() == Some(stream.sent as i64));
     }
     let left: BTreeMap<_, _> = COUNTRIES.iter().map(|c| (c, left_behind(&hub, c))).collect();
     println!("decided by {writers:?}; batches of transactions that ended with their process: {left:?}");

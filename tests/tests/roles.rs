@@ -8,19 +8,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
-    process::ExitStatus,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use keyferry_runtime::{
-    broker::free_ports,
     clock::{Clock, SystemClock},
-    dependent::{Dependent, last_lines},
+    dependent::last_lines,
     kafka::Isolation,
 };
 use keyferry_schemas::{
@@ -30,76 +26,15 @@ use keyferry_schemas::{
 use keyferry_tests::{
     backend::Backend,
     hub::Hub,
-    operator::{configuration, prepare, write},
-    program,
+    operator::prepare,
+    role::{Role, address},
     wait::wait_until,
 };
 use reqwest::StatusCode;
-use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 
 const COUNTRIES: [&str; 3] = ["DE", "FR", "NL"];
 const KEYS: usize = 20;
-
-/// The program in a role; it dies with us.
-struct Role {
-    process: Dependent,
-    admin: String,
-    log: PathBuf,
-}
-
-impl Role {
-    /// Starts `keyferry NAME`. Where it listens is part of its configuration.
-    fn start(name: &str, folder: &Path, hub: &Hub, listen: &str) -> Self {
-        let [admin] = free_ports().unwrap().map(|port| format!("127.0.0.1:{port}"));
-        let text = configuration(&folder.display().to_string(), hub.broker.bootstrap_servers(), "anchor");
-        let text = text.replace("127.0.0.1:0", listen).replace("filter: 'off'", "filter: info");
-        // A shared machine may be slow; what a wait that is too short leads to is not asked here.
-        let text = text.replace("gateway: {}", "gateway: {decision_wait_ms: 15000}");
-        write(folder, &format!("{name}.yaml"), format!("{text}admin: {{listen: '{admin}'}}\n"));
-        let (config, log) = (folder.join(format!("{name}.yaml")), folder.join(format!("{name}.log")));
-        let arguments = [name.as_ref(), "--config".as_ref(), config.as_os_str()];
-        let process = Dependent::launch(&program::path().unwrap(), arguments, &log, None).unwrap();
-        Self { process, admin, log }
-    }
-
-    fn page(&self, runtime: &Runtime, page: &str) -> Option<(StatusCode, String)> {
-        runtime.block_on(async {
-            let client = reqwest::Client::builder().no_proxy().build().unwrap();
-            let answer = client.get(format!("http://{}/{page}", self.admin)).send().await.ok()?;
-            Some((answer.status(), answer.text().await.ok()?))
-        })
-    }
-
-    fn wait_until_ready(&mut self, runtime: &Runtime) {
-        let what = format!("a ready role ({})", self.admin);
-        wait_until(&what, || {
-            let ended = self.process.ended().unwrap();
-            assert_eq!(ended, None, "it ended: {}", last_lines(&self.log, 0));
-            self.page(runtime, "readyz").is_some_and(|(status, _)| status == StatusCode::OK)
-        });
-    }
-
-    fn terminate(&self) {
-        kill_process(Pid::from_raw(self.process.pid().try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let give_up = Instant::now() + Duration::from_secs(90);
-        loop {
-            if let Some(status) = self.process.ended().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < give_up, "it does not end: {}", last_lines(&self.log, 0));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn address() -> String {
-    let [port] = free_ports().unwrap();
-    format!("127.0.0.1:{port}")
-}
 
 fn hub() -> Hub {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

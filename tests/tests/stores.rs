@@ -18,7 +18,8 @@ use keyferry_runtime::clock::{Clock, SystemClock};
 use keyferry_schemas::world::{Rng, World, key};
 use keyferry_tests::{
     downloads::{Addresses, Client, End, Page},
-    hub::{Hub, Lone},
+    hub::Hub,
+    lone::Lone,
 };
 
 const COUNTRIES: [&str; 3] = ["DE", "FR", "NL"];

@@ -16,7 +16,8 @@ use keyferry_schemas::{batch::SignedBatch, topics, world::World};
 use keyferry_tests::{
     chains::{KEYS, changed, forged},
     downloads::{Addresses, Client, End},
-    hub::{Hub, Lone},
+    hub::Hub,
+    lone::Lone,
 };
 use reqwest::StatusCode;
 

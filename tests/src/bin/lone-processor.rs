@@ -7,7 +7,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use keyferry_runtime::{codec::Codec, network::NetworkFeed, shutdown::Shutdown, transaction::Settings};
+use keyferry_runtime::{
+    codec::Codec, health::Health, network::NetworkFeed, shutdown::Shutdown, transaction::Settings,
+};
 use keyferry_schemas::certificate::Certificate;
 use keyferry_tests::hub::{clients, runner, tools};
 
@@ -45,6 +47,7 @@ fn main() -> Result<()> {
     let codec = Codec::single_object()?;
     let network = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
     let settings = Settings { checkpoint_interval: checkpoints, ..Settings::new(&instance) };
-    let runner = runner(kafka, codec, network, tools(&instance, &hub_key), settings)?;
+    let runner =
+        runner(kafka, codec, network, tools(&instance, &hub_key), settings, &Health::new("process"))?;
     runner.run(&Shutdown::new()).map_err(|e| anyhow::anyhow!("{e}"))
 }
