@@ -1,5 +1,7 @@
 //! What librdkafka says of itself, in our log: without what is no news. And what its errors mean.
 
+use std::sync::{Mutex, PoisonError};
+
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel as Level,
@@ -32,6 +34,30 @@ impl ProducerContext for Logged {
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
+
+/// Remembers the first fault of a connection: what a call says that waited for one is only that it took too long.
+#[derive(Default)]
+pub(crate) struct FirstFault(Mutex<Option<(Code, String)>>);
+
+impl FirstFault {
+    pub fn get(&self) -> Option<(Code, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for FirstFault {
+    fn log(&self, _: Level, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all of them are down is a consequence.
+        if let Some(code) = error.rdkafka_error_code().filter(|code| *code != Code::AllBrokersDown) {
+            let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert_with(|| (code, reason.to_owned()));
+        }
+    }
+}
+
+impl ConsumerContext for FirstFault {}
 
 /// Passes on a line of librdkafka.
 pub(crate) fn log(level: Level, facility: &str, message: &str) {

@@ -1,16 +1,18 @@
 //! Kafka clients. Each option that a guarantee rests on is set here and can not be overridden by configuration.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::{
     ClientConfig,
     client::DefaultClientContext,
-    consumer::Consumer as _,
+    consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
 use keyferry_schemas::topics::MAX_REJECT_BYTES;
 
 use crate::{
-    clients::{Logged, Reader, is_absence},
+    clients::{FirstFault, Logged, Reader, is_absence},
     config::KafkaConfig,
     exit::Fatal,
     tail::BROKER_TIMEOUT,
@@ -18,6 +20,9 @@ use crate::{
 
 /// A transaction that takes longer is aborted by the broker, so that a dead instance hides nothing for long.
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
+
+/// How long brokers that did not answer are asked why not.
+const WHY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Makes the clients of one role.
 #[derive(Clone)]
@@ -63,7 +68,8 @@ impl Kafka {
         self.base.get("bootstrap.servers").unwrap_or_default()
     }
 
-    /// What ends a command that could not speak with the brokers about `topic`.
+    /// What ends a command that could not speak with the brokers about `topic`. Blocks for up to 3 s to find out more
+    /// if they did not answer.
     #[must_use]
     pub fn fatal(&self, topic: &str, error: &KafkaError) -> Fatal {
         let servers = self.servers();
@@ -83,12 +89,35 @@ impl Kafka {
                 format_args!("the brokers at {servers} do not allow this on {topic}: {e}; see their ACLs"),
             ),
             e => {
+                if let Some(why) = self.turned_away() {
+                    return Fatal::config(format_args!(
+                        "the brokers at {servers} and this client do not trust each other: {why}; see TLS and SASL in `kafka.options`"
+                    ));
+                }
                 let why = e.rdkafka_error_code().map_or_else(|| e.to_string(), |code| code.to_string());
                 Fatal::unreachable(format_args!(
                     "the brokers at {servers} do not answer: {why}; check `bootstrap_servers`, and TLS and SASL in `options`"
                 ))
             }
         }
+    }
+
+    /// Why there is no connection, if the reason is a password or a certificate. Whoever waits for an answer over a
+    /// connection that does not come about is told of a time-out, so a client of its own is asked.
+    fn turned_away(&self) -> Option<String> {
+        let config = self.reader_config(Isolation::Committed);
+        let client: BaseConsumer<FirstFault> = config.create_with_context(FirstFault::default()).ok()?;
+        let begun = Instant::now();
+        while begun.elapsed() < WHY_TIMEOUT {
+            // Nothing is assigned: what comes is faults.
+            let _ = client.poll(Duration::from_millis(50));
+            if let Some((code, why)) = client.context().get() {
+                let refused =
+                    matches!(code, Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL);
+                return refused.then_some(why);
+            }
+        }
+        None
     }
 
     /// That each of these topics is there. Blocks for a request per topic, for 10 s if there is no answer.

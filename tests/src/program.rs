@@ -37,8 +37,16 @@ pub fn path() -> Result<PathBuf> {
 /// # Errors
 /// It can not be started, or does not end within `patience`.
 pub fn run(arguments: &[&str], patience: Duration) -> Result<Run> {
+    run_in(&[], arguments, patience)
+}
+
+/// The same, with these environment variables.
+///
+/// # Errors
+/// It can not be started, or does not end within `patience`.
+pub fn run_in(variables: &[(&str, &str)], arguments: &[&str], patience: Duration) -> Result<Run> {
     let mut command = Command::new(path()?);
-    without_settings(&mut command);
+    without_settings(&mut command).envs(variables.iter().copied());
     // What it says must be for people even where backtraces are wanted.
     command.env("RUST_BACKTRACE", "1").args(arguments);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
