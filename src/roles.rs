@@ -13,6 +13,7 @@ use clap::Args;
 use keyferry_processors::role::ProcessConfig;
 use keyferry_producers::GatewayConfig;
 use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
     config::{self, AdminConfig, Check, Faults, KafkaConfig, LogConfig, RegistryConfig, TrustConfig},
     exit::Fatal,
     http::HttpConfig,
@@ -167,6 +168,10 @@ pub fn run<const ROLES: u8>(args: &RoleArgs) -> Result<(), Fatal> {
     let checked: Checked<ROLES> = config::load(&args.config, name(ROLES))?;
     let config = checked.narrowed();
     if args.check_config {
+        // No fault: nothing in the file has to change.
+        if let Some(warning) = config.http.as_ref().and_then(|http| http.warning(SystemClock.now())) {
+            eprintln!("warning: {warning}");
+        }
         return crate::cli::out(format_args!("{} is good", args.config.display()));
     }
     telemetry::init(&config.log)?;

@@ -8,6 +8,8 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use keyferry_schemas::time::Millis;
+
 use super::tls;
 use crate::config::{Check, Faults};
 
@@ -41,9 +43,18 @@ impl HttpConfig {
     fn default_max_connections_per_address() -> usize {
         100
     }
+
+    /// What will trouble clients at `now` and is no fault of the configuration: a certificate of the server that has
+    /// expired, in one line. Reads its file.
+    #[must_use]
+    pub fn warning(&self, now: Millis) -> Option<String> {
+        let outdated = self.tls.as_ref().and_then(|tls| tls::outdated(tls, now))?;
+        Some(format!("http.tls: {outdated}"))
+    }
 }
 
-/// `tls:` the server's certificate. Files that change are read again within a minute.
+/// `tls:` the server's certificate. Files that change are read again within a minute. One that has expired is used all
+/// the same, with a warning in the log and from `--check-config`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct TlsConfig {
     /// PEM: the certificate, then those that it leads to.

@@ -17,7 +17,11 @@ use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
 use super::{HttpConfig, Problem, TlsConfig, cap::Capped, client, tls};
-use crate::{exit::Fatal, shutdown::Shutdown};
+use crate::{
+    clock::{Clock as _, SystemClock},
+    exit::Fatal,
+    shutdown::Shutdown,
+};
 
 /// How long requests in flight may take after the end was asked for.
 const GRACE: Duration = Duration::from_secs(30);
@@ -98,6 +102,7 @@ pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> R
         Some(files) => {
             let tls = tls::load(files).map_err(|e| Fatal::config(format_args!("http.tls: {e}")))?;
             let tls = RustlsConfig::from_config(tls);
+            warn(tls::outdated(files, SystemClock.now()).as_deref());
             tokio::spawn(reload(files.clone(), tls.clone(), shutdown.clone()));
             Box::pin(server.acceptor(RustlsAcceptor::new(tls).acceptor(capped)).serve(service))
         }
@@ -115,9 +120,16 @@ pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> R
     Ok(Server { local_addr, task })
 }
 
+fn warn(outdated: Option<&str>) {
+    if let Some(outdated) = outdated {
+        tracing::warn!("http.tls: {outdated}");
+    }
+}
+
 /// Takes up a renewed certificate without a restart. Its files change one after the other, so that what does not go
 /// together now is looked at again later.
 async fn reload(files: TlsConfig, tls: RustlsConfig, shutdown: Shutdown) {
+    let mut said = tls::outdated(&files, SystemClock.now());
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
@@ -128,6 +140,11 @@ async fn reload(files: TlsConfig, tls: RustlsConfig, shutdown: Shutdown) {
             Err(error) => {
                 tracing::error!(%error, "the renewed server certificate is not taken up; the old one stays")
             }
+        }
+        let outdated = tls::outdated(&files, SystemClock.now());
+        if outdated != said {
+            warn(outdated.as_deref());
+            said = outdated;
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
+use keyferry_schemas::time::Millis;
+use openssl::{asn1::Asn1Time, x509::X509};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
@@ -39,6 +41,21 @@ pub(super) fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, BadTls> {
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?)
         .map_err(|_| BadTls::Pem(name(&config.key), "an unencrypted private key"))?;
     server(chain, key).map(Arc::new)
+}
+
+/// What is wrong with the dates of the server's certificate at `now`, in one line. It is used all the same: whoever can
+/// not renew it at once loses the clients that look at the dates, and not those that do not.
+pub(super) fn outdated(config: &TlsConfig, now: Millis) -> Option<String> {
+    let certificate = X509::from_pem(&fs::read(&config.certificate).ok()?).ok()?;
+    let now = Asn1Time::from_unix(now.timestamp().as_second()).ok()?;
+    let name = name(&config.certificate);
+    if certificate.not_after() < now {
+        let end = certificate.not_after();
+        return Some(format!("the certificate {name} has expired on {end}: clients refuse it; renew it"));
+    }
+    let begin = certificate.not_before();
+    (begin > now)
+        .then(|| format!("the certificate {name} is not valid before {begin}: clients refuse it until then"))
 }
 
 fn server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, BadTls> {
