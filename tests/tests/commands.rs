@@ -266,6 +266,12 @@ fn a_cluster_lacks_one_thing_after_the_other() {
         1,
         &["v1.yaml: members[0]", "X.509 v1"],
     ));
+    cases.push(case(
+        format!("network check {dir}/v1.yaml --anchor {dir}/anchor.pem"),
+        2,
+        1,
+        &["v1.yaml: members[0]", "X.509 v1"],
+    ));
     judge_all(&cases);
     assert!(!keyferry(&format!("network show {ours}")).out.contains("version 2"));
     broker.stop().unwrap();

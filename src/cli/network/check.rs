@@ -2,15 +2,23 @@
 
 use std::path::Path;
 
-use keyferry_runtime::exit::Fatal;
+use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
+    exit::Fatal,
+};
 use keyferry_schemas::network::Network;
 
+use super::show::ended;
 use crate::cli::{ConfigArgs, files, out};
 
 pub(super) fn run(file: &Path, config: &ConfigArgs) -> Result<(), Fatal> {
     let anchors = config.anchors()?;
     let bytes = files::read("the network document", file)?.into();
     let network = Network::read(&bytes, &anchors).map_err(|e| files::untrusted(file, &e))?;
+    // No fault: a certificate may stand there for what it once signed.
+    for ended in ended(&network, SystemClock.now()) {
+        out(ended)?;
+    }
     let shown = file.display();
     let about = format!("{shown} is good: network {}, version {}", network.name(), network.version());
     if !files::beside(file, ".cms").exists() {

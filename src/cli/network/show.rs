@@ -8,7 +8,7 @@ use keyferry_runtime::{
     exit::Fatal,
 };
 use keyferry_schemas::{
-    network::{Agreement, Network, Use},
+    network::{Agreement, Network, Registered, Use},
     time::{MILLIS_PER_DAY, Millis},
 };
 
@@ -55,6 +55,35 @@ pub(super) fn run(args: &Show) -> Result<(), Fatal> {
     out(format_args!("wrote {about}"))
 }
 
+/// A line for each certificate that has come to its end by `now`: by its own date, or by that of its registration.
+pub(super) fn ended(network: &Network, now: Millis) -> Vec<String> {
+    let line = |r: &Registered| {
+        let (country, usage, name) = (r.country, usage(r), short(r));
+        let until = end(r);
+        let whose = if until == r.until { "registration of the" } else { "" };
+        let whose = format!("{whose} {usage} certificate");
+        format!("{country}: the {} {name} expired on {}", whose.trim_start(), day(until))
+    };
+    network.certificates().iter().filter(|r| end(r) <= now).map(line).collect()
+}
+
+/// Both the registration and the certificate itself can end first.
+fn end(r: &Registered) -> Millis {
+    r.until.min(r.certificate.not_after())
+}
+
+fn usage(r: &Registered) -> &'static str {
+    match r.usage {
+        Use::Authentication => "authentication",
+        Use::Signing => "signing",
+        Use::Callback => "callback",
+    }
+}
+
+fn short(r: &Registered) -> String {
+    hex::encode(&r.certificate.sha256()[..8])
+}
+
 fn render(network: &Network, now: Millis) -> String {
     let document = network.document();
     let members: Vec<_> = document
@@ -72,13 +101,7 @@ fn render(network: &Network, now: Millis) -> String {
         .certificates()
         .iter()
         .map(|r| {
-            let usage = match r.usage {
-                Use::Authentication => "authentication",
-                Use::Signing => "signing",
-                Use::Callback => "callback",
-            };
-            // Both the registration and the certificate itself can end first.
-            let until = r.until.min(r.certificate.not_after());
+            let until = end(r);
             let state = match r.revoked {
                 Some(at) if at <= now => "revoked".to_owned(),
                 _ if r.in_force(now) => {
@@ -87,13 +110,7 @@ fn render(network: &Network, now: Millis) -> String {
                 _ if until <= now => "expired".to_owned(),
                 _ => "not yet".to_owned(),
             };
-            [
-                r.country.to_string(),
-                usage.into(),
-                hex::encode(&r.certificate.sha256()[..8]),
-                day(until),
-                state,
-            ]
+            [r.country.to_string(), usage(r).into(), short(r), day(until), state]
         })
         .collect();
     let agreements: Vec<_> = document
