@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyferry_runtime::{
+    clients::is_absence,
     kafka::{Isolation, Kafka},
     tail::{Next, Start, Tail},
 };
@@ -57,7 +58,12 @@ impl Topic for KafkaTopic {
 
     fn open(&self, offset: i64) -> Result<Opened, String> {
         let open = |start| {
-            Tail::open(&self.kafka, &self.name, Isolation::Committed, start).map_err(|e| e.to_string())
+            let tail = Tail::open(&self.kafka, &self.name, Isolation::Committed, start);
+            tail.map_err(|e| match e {
+                // Then an operator has to make it.
+                e if is_absence(&e) => self.kafka.fatal(&self.name, &e).to_string(),
+                e => e.to_string(),
+            })
         };
         let tail = open(Start::Offset(offset))?;
         let (first, end) = tail.bounds().map_err(|e| e.to_string())?;
