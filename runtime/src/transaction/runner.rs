@@ -401,6 +401,10 @@ fn is_there(kafka: &Kafka, topic: &str, offset: i64) -> bool {
 
 fn go_on(consumer: &BaseConsumer<Assignment>, topic: &str, offset: i64) -> Result<(), KafkaError> {
     consumer.seek(topic, 0, Offset::Offset(offset), BROKER_TIMEOUT)?;
+    // Left out, this is a consumer that keeps up its heartbeats and gets nothing.
+    if !guard::stands("input-resumes") {
+        return Ok(());
+    }
     let mut partitions = TopicPartitionList::new();
     partitions.add_partition(topic, 0);
     consumer.resume(&partitions)
