@@ -62,6 +62,7 @@ fn doubled(ledger: &[LedgerEntry]) -> usize {
 
 /// A place at which an instance is held. Lets go when it is dropped, so that a test that fails does not hang.
 struct Hold {
+    slow: Arc<AtomicBool>,
     armed: Arc<AtomicBool>,
     reached: Arc<AtomicBool>,
     point: String,
@@ -69,16 +70,24 @@ struct Hold {
 
 impl Hold {
     fn new(point: &str) -> Self {
-        let (armed, reached) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (holds, says) = (Arc::clone(&armed), Arc::clone(&reached));
+        let [slow, armed, reached] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+        let (slows, holds, says) = (Arc::clone(&slow), Arc::clone(&armed), Arc::clone(&reached));
         let hold = move || {
+            if slows.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(150));
+            }
             while holds.load(SeqCst) {
                 says.store(true, SeqCst);
                 std::thread::sleep(Duration::from_millis(5));
             }
         };
         fail::cfg_callback(point, hold).unwrap();
-        Self { armed, reached, point: point.to_owned() }
+        Self { slow, armed, reached, point: point.to_owned() }
+    }
+
+    /// From now on the instance passes slowly, until it is released: so there is always something left to do.
+    fn slow_down(&self) {
+        self.slow.store(true, SeqCst);
     }
 
     fn arm(&self) {
@@ -90,6 +99,7 @@ impl Hold {
     }
 
     fn release(&self) {
+        self.slow.store(false, SeqCst);
         self.armed.store(false, SeqCst);
     }
 }
@@ -201,6 +211,7 @@ fn handed_over(without: Option<&str>) -> usize {
     let scenario = FailScenario::setup();
     let hub = hub(&ORIGINS);
     let (old, new) = (Hold::new("before-begin@p-0"), Hold::new("takeover-begins@p-1"));
+    old.slow_down();
     let settings = Settings { max_output_bytes: 1, ..Settings::new("p-0") };
     let _first = hub.processor_with(settings, &[]).unwrap();
     ORIGINS.iter().for_each(|origin| send(&hub, origin, 60));
