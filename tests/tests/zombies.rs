@@ -386,7 +386,7 @@ fn behind_the_dead(without: Option<&str>) -> Option<Duration> {
     let _processor = hub.processor("p-1").unwrap();
     let begun = Instant::now();
     let mut decided = None;
-    while decided.is_none() && begun.elapsed() < Duration::from_secs(20) {
+    while decided.is_none() && begun.elapsed() < Duration::from_secs(12) {
         std::thread::sleep(Duration::from_millis(100));
         decided = (hub.ledger("DE").unwrap().len() == 1).then(|| begun.elapsed());
     }
