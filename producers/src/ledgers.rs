@@ -84,6 +84,12 @@ impl Ledgers {
         while !stop.load(Ordering::Relaxed) {
             match follower.next(TURN) {
                 Ok(Some((topic, record))) => {
+                    if let Some(value) = &record.value {
+                        self.codec.await_schema(value, || {
+                            self.beat.idle();
+                            !stop.load(Ordering::Relaxed)
+                        });
+                    }
                     self.take(&topic, record);
                     self.beat.progress();
                 }

@@ -150,6 +150,14 @@ impl Codec {
         }
     }
 
+    /// Waits until the schema of a framed record is known, or known not to be there, for as long as `go_on` says. For
+    /// readers that must not pass over a record because the registry is away.
+    pub fn await_schema(&self, framed: &Bytes, go_on: impl Fn() -> bool) {
+        while matches!(self.open(framed.clone()), Err(AvroError::Unavailable(_))) && go_on() {
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     fn open(&self, mut framed: Bytes) -> Result<(Writer, Bytes), AvroError> {
         for (name, (_, header)) in &self.inner.own {
             if framed.starts_with(header) {
@@ -246,5 +254,33 @@ mod tests {
         // Computed by another implementation (examples/python/wire.py).
         let logical = Schema::parse_str(Checkpoint::SCHEMA).unwrap();
         assert_eq!(fingerprint(&logical), 0x0ef6_846b_7cab_3949u64.to_be_bytes());
+    }
+
+    struct Answers(Result<Option<String>, String>);
+
+    impl SchemaSource for Answers {
+        fn schema(&self, _: u32) -> Result<Option<String>, String> {
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn a_schema_is_awaited_while_the_registry_is_silent_and_no_longer() {
+        let ids: HashMap<_, _> =
+            SCHEMAS.iter().zip(1..).map(|((name, _), id)| ((*name).to_owned(), id)).collect();
+        let asked = |answer, framed: &'static [u8]| {
+            let codec = Codec::with_registry(&ids, Box::new(Answers(answer))).unwrap();
+            let turns = std::cell::Cell::new(0);
+            codec.await_schema(&Bytes::from_static(framed), || {
+                turns.set(turns.get() + 1);
+                turns.get() < 3
+            });
+            turns.get()
+        };
+        let unseen = b"\0\0\0\0\x63record";
+        assert_eq!(asked(Err("away".into()), unseen), 3);
+        assert_eq!(asked(Ok(None), unseen), 0);
+        assert_eq!(asked(Err("away".into()), b"\0\0\0\0\x01record"), 0, "one of our own");
+        assert_eq!(asked(Err("away".into()), b"garbage"), 0);
     }
 }

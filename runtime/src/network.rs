@@ -190,6 +190,10 @@ fn follow(tail: &mut Tail, reader: &mut Reader, shared: &Arc<Shared>) {
     while !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1 {
         match tail.next(Duration::from_millis(500)) {
             Ok(Next::Record(record)) => {
+                if let Some(value) = &record.value {
+                    let go_on = || !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1;
+                    reader.codec.await_schema(value, go_on);
+                }
                 reader.read(record);
                 shared.versions.store(Arc::new(reader.versions.clone()));
             }

@@ -129,6 +129,12 @@ impl Worker {
         while intake.pending_keys() < self.max_keys && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
+                    if let Some(value) = &record.value {
+                        self.codec.await_schema(value, || {
+                            self.beat.idle();
+                            !self.stop.is_tripped()
+                        });
+                    }
                     let read = Read::of(record.value.map(|value| self.codec.decode_keys(value)));
                     if !read.is_decidable(&self.feed.versions()) {
                         // What was verified already does not wait for it.

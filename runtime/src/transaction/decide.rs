@@ -31,6 +31,8 @@ pub(super) struct Origin<S> {
     pub next_offset: i64,
     /// When a record came, or there was known to be none.
     pub heard: Instant,
+    /// The offset of a record that was there, and had not come, when the broker was last asked.
+    pub missed: Option<i64>,
     /// Its chains are not stated before this: the last attempt failed.
     pub patience: Millis,
 }
@@ -44,6 +46,7 @@ impl<S> Origin<S> {
             queue: VecDeque::new(),
             next_offset: 0,
             heard: Instant::now(),
+            missed: None,
             patience: Millis(0),
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `runner` | the loop: poll, take over, transact; the three remedies meet here |
+//! | `runner` | the loop: poll, take over, transact; the remedies meet here. `doubt`: whether silence is silence |
 //! | `assignment` | which partitions are ours, by the callbacks of the consumer group |
 //! | `decide` | what happens inside one transaction: origins in turn |
 //! | `step` | how a transaction begins and ends: between two polls |

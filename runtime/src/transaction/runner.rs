@@ -1,5 +1,7 @@
 //! The loop itself: one thread polls, decides and commits; others restore origins that were newly assigned.
 
+mod doubt;
+
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -35,21 +37,16 @@ use crate::{
     codec::Codec,
     exit::{Exit, Fatal},
     health::Beat,
-    kafka::{Isolation, Kafka},
+    kafka::Kafka,
     network::NetworkFeed,
     shutdown::Shutdown,
-    tail::{BROKER_TIMEOUT, Next, Record, Start, Tail},
+    tail::{BROKER_TIMEOUT, Record},
 };
 
 /// Records read and not yet decided are kept to about this many bytes.
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
 /// A take-over that failed for a passing reason is tried again after this time.
 const TAKEOVER_PAUSE: Duration = Duration::from_secs(1);
-/// After this much silence of an origin the broker is asked whether there really is nothing to read.
-const DOUBT: Duration = Duration::from_secs(15);
-/// How long its answer may take: meanwhile nothing is decided.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Runs an [`Application`] over the upload topics of its consumer group.
 pub struct Runner<A> {
     /// What decides.
@@ -300,35 +297,6 @@ impl<A: Application> Session<'_, A> {
         Ok(())
     }
 
-    /// A consumer may keep up its heartbeats and get nothing any more. So where nothing has come for a while, the broker
-    /// is asked whether there is nothing.
-    fn doubt(&mut self) -> Result<(), StepFault> {
-        let silent =
-            |o: &&mut Origin<A::State>| matches!(o.phase, Phase::Live(_)) && o.heard.elapsed() > DOUBT;
-        let Some((name, origin)) =
-            self.origins.iter_mut().map(|(n, o)| (*n, o)).find(|(_, o)| o.queue.is_empty() && silent(o))
-        else {
-            return Ok(());
-        };
-        origin.heard = Instant::now();
-        let topic = topics::uploads(name);
-        match self.consumer.fetch_watermarks(&topic, 0, PROBE_TIMEOUT) {
-            Ok((_, end)) => {
-                self.reachable = true;
-                // The end may lie behind markers, which are no records: another reader looks whether there is one.
-                if end > origin.next_offset && is_there(&self.runner.kafka, &topic, origin.next_offset) {
-                    return Err(StepFault::Stalled(name));
-                }
-            }
-            Err(e) => {
-                tracing::warn!(error = %e, "the broker does not answer");
-                self.reachable = false;
-                self.origins.values_mut().for_each(|o| o.heard = Instant::now());
-            }
-        }
-        Ok(())
-    }
-
     fn checkpoints_are_due(&self) -> bool {
         let now = self.runner.clock.now();
         let due = |o: &Origin<A::State>| match &o.phase {
@@ -391,12 +359,6 @@ impl<A: Application> Session<'_, A> {
             Err(fault) => Err(fault),
         }
     }
-}
-
-/// Whether a record can be read from `offset` on.
-fn is_there(kafka: &Kafka, topic: &str, offset: i64) -> bool {
-    let tail = Tail::open(kafka, topic, Isolation::Committed, Start::Offset(offset));
-    tail.and_then(|mut tail| tail.next(PROBE_TIMEOUT)).is_ok_and(|next| matches!(next, Next::Record(_)))
 }
 
 fn go_on(consumer: &BaseConsumer<Assignment>, topic: &str, offset: i64) -> Result<(), KafkaError> {
