@@ -236,6 +236,21 @@ impl Hub {
         }
     }
 
+    /// Waits until no transaction hides records of a topic. One that a killed writer left open does so until the
+    /// broker ends it: its time-out of 10 s, and up to 10 s until the broker looks.
+    ///
+    /// # Errors
+    /// It is still open after 30 s.
+    pub fn settled(&self, topic: &str) -> Result<()> {
+        let end = |isolation| anyhow::Ok(Tail::open(&self.kafka("test"), topic, isolation, Start::End)?.position());
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while end(Isolation::Committed)? < end(Isolation::Uncommitted)? {
+            ensure!(Instant::now() < give_up, "{topic} has a transaction that does not end");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// The batches of a destination, each verified, their chains without a gap, and as the checkpoints state them.
     ///
     /// # Errors
