@@ -242,7 +242,8 @@ impl Hub {
     /// # Errors
     /// It is still open after 30 s.
     pub fn settled(&self, topic: &str) -> Result<()> {
-        let end = |isolation| anyhow::Ok(Tail::open(&self.kafka("test"), topic, isolation, Start::End)?.position());
+        let end =
+            |isolation| anyhow::Ok(Tail::open(&self.kafka("test"), topic, isolation, Start::End)?.position());
         let give_up = Instant::now() + Duration::from_secs(30);
         while end(Isolation::Committed)? < end(Isolation::Uncommitted)? {
             ensure!(Instant::now() < give_up, "{topic} has a transaction that does not end");
