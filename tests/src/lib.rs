@@ -8,6 +8,7 @@
 //! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
+//! | [`hold`] | places of the transaction loop at which an instance is held |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
 //! | [`lone`] | roles in processes of their own, to be stopped and killed |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
@@ -25,6 +26,7 @@ pub mod chains;
 pub mod cluster;
 pub mod downloads;
 pub mod front;
+pub mod hold;
 pub mod hub;
 pub mod lone;
 pub mod model;
