@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::json;
 
-use keyferry_runtime::http::Problem;
+use keyferry_runtime::http::{Code, Problem};
 use keyferry_schemas::{
     records::{LedgerEntry, Outcome},
     rejection::Rejection,
@@ -35,18 +35,18 @@ pub(crate) enum Decision {
     /// Nothing was taken.
     Rejected {
         /// Code of the reason.
-        code: Code,
+        code: Reason,
         /// The reason in one sentence.
         detail: String,
         /// The keys at fault, if it was keys.
-        keys: Vec<(u32, Code)>,
+        keys: Vec<(u32, Reason)>,
     },
 }
 
 /// A code as it stands in the ledger; a processor newer than this gateway may know more of them.
-pub(crate) type Code = Cow<'static, str>;
+pub(crate) type Reason = Cow<'static, str>;
 
-fn code(text: &str) -> Code {
+fn reason(text: &str) -> Reason {
     Rejection::from_code(text)
         .map_or_else(|| Cow::Owned(text.to_owned()), |known| Cow::Borrowed(known.code()))
 }
@@ -60,12 +60,12 @@ impl Decision {
     pub(crate) fn of(entry: &LedgerEntry) -> Self {
         if entry.outcome == Outcome::Rejected {
             return Self::Rejected {
-                code: entry.code.as_deref().map_or(Cow::Borrowed("rejected"), code),
+                code: entry.code.as_deref().map_or(Code::Rejected.into(), reason),
                 detail: entry
                     .detail
                     .clone()
                     .unwrap_or_else(|| "the upload was refused; nothing was taken".into()),
-                keys: entry.verdicts.iter().map(|v| (index(v.index), code(&v.code))).collect(),
+                keys: entry.verdicts.iter().map(|v| (index(v.index), reason(&v.code))).collect(),
             };
         }
         if entry.verdicts.is_empty() {
@@ -124,9 +124,8 @@ fn multi_status(keys: u32, refused: &[u32]) -> Response {
     response
 }
 
-fn rejected(code: &Code, detail: &str, keys: &[(u32, Code)]) -> Problem {
-    let status = Rejection::from_code(code).and_then(|r| StatusCode::from_u16(r.status()).ok());
-    let problem = Problem::new(status.unwrap_or(StatusCode::BAD_REQUEST), code.clone(), detail);
+fn rejected(code: &Reason, detail: &str, keys: &[(u32, Reason)]) -> Problem {
+    let problem = Problem::decided(code.clone(), detail);
     if keys.is_empty() {
         return problem;
     }

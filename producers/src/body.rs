@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{
-    body::{Body, HttpBody as _},
-    http::StatusCode,
-};
+use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::time::timeout;
 
-use keyferry_runtime::http::Problem;
+use keyferry_runtime::http::{Code, Problem};
 
 /// How long a client may take to send its body.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) async fn read(body: Body, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
     let too_large = || {
         let detail = format!("the body is larger than {limit} bytes; send fewer keys at once");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+        Problem::new(Code::BodyTooLarge, detail)
     };
     let announced = body.size_hint().lower();
     if announced > limit as u64 {
@@ -36,11 +33,7 @@ pub(crate) async fn read(body: Body, limit: usize, patience: Duration) -> Result
     let whole = timeout(patience, async {
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|_| {
-                Problem::new(
-                    StatusCode::BAD_REQUEST,
-                    "body-incomplete",
-                    "the body ended before its end; send it again",
-                )
+                Problem::new(Code::BodyIncomplete, "the body ended before its end; send it again")
             })?;
             if bytes.len() + chunk.len() > limit {
                 return Err(too_large());
@@ -51,7 +44,7 @@ pub(crate) async fn read(body: Body, limit: usize, patience: Duration) -> Result
     });
     let outcome = whole.await.unwrap_or_else(|_| {
         let detail = format!("the body did not come within {} s; send it again", patience.as_secs());
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body-too-slow", detail))
+        Err(Problem::new(Code::BodyTooSlow, detail))
     });
     if let Err(problem) = outcome {
         linger(Body::from_stream(chunks), limit);
@@ -117,7 +110,7 @@ mod tests {
         assert_eq!(read(Body::from("abcd"), 3, PATIENCE).await.unwrap_err().code(), "body-too-large");
         let (body, taken) = endless(100_000);
         let problem = read(body, 4096, PATIENCE).await.unwrap_err();
-        assert_eq!((problem.status(), problem.code()), (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"));
+        assert_eq!((problem.status().as_u16(), problem.code()), (413, "body-too-large"));
         tokio::time::sleep(LINGER + LINGER / 5).await;
         assert!(taken.load(Ordering::Relaxed) <= 10);
     }

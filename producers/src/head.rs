@@ -1,7 +1,7 @@
 //! What the headers of an upload say. Pure.
 
 use axum::http::{
-    HeaderMap, HeaderValue, StatusCode,
+    HeaderMap, HeaderValue,
     header::{ACCEPT, CONTENT_TYPE},
 };
 use base64::{
@@ -11,7 +11,7 @@ use base64::{
 };
 use bytes::Bytes;
 
-use keyferry_runtime::http::Problem;
+use keyferry_runtime::http::{Code, Problem};
 use keyferry_schemas::{
     efgs::{Encoding, VERSION},
     media::{ACCEPTED, MediaType},
@@ -59,39 +59,35 @@ impl Head {
     }
 }
 
-fn bad(code: &'static str, detail: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, detail)
-}
-
 /// The encoding that a `Content-Type` names: the media type must be known (415), its version there and of the form
 /// `major.minor` (400), and 1.0 (406).
 fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
     let media = MediaType::of(content_type.unwrap_or_default());
     let known = media.encoding().ok_or_else(|| {
         let detail = "the media type of the body is not one of those that the header Accept names";
-        Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type-unknown", detail)
-            .header(ACCEPT, HeaderValue::from_static(ACCEPTED))
+        Problem::new(Code::MediaTypeUnknown, detail).header(ACCEPT, HeaderValue::from_static(ACCEPTED))
     })?;
-    let version = media
-        .parameter("version")
-        .ok_or_else(|| bad("media-type-version-missing", "Content-Type has no version; add version=1.0"))?;
+    let version = media.parameter("version").ok_or_else(|| {
+        Problem::new(Code::MediaTypeVersionMissing, "Content-Type has no version; add version=1.0")
+    })?;
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     if !version.split_once('.').is_some_and(|(major, minor)| digits(major) && digits(minor)) {
-        return Err(bad(
-            "media-type-version-malformed",
+        return Err(Problem::new(
+            Code::MediaTypeVersionMalformed,
             "the version in Content-Type is not major.minor, such as 1.0",
         ));
     }
     if version != VERSION {
         let detail = "this version of the wire format is not known; 1.0 is";
-        return Err(Problem::new(StatusCode::NOT_ACCEPTABLE, "media-type-version-unknown", detail));
+        return Err(Problem::new(Code::MediaTypeVersionUnknown, detail));
     }
     Ok(known)
 }
 
 fn batch_tag(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all(BATCH_TAG).iter();
-    let first = values.next().ok_or_else(|| bad("batch-tag-missing", "the header batchTag is missing"))?;
+    let first =
+        values.next().ok_or_else(|| Problem::new(Code::BatchTagMissing, "the header batchTag is missing"))?;
     let tag = first.to_str().ok().filter(|tag| is_batch_tag(tag.as_bytes()));
     match (tag, values.next()) {
         (Some(tag), None) => Ok(tag.to_owned()),
@@ -105,9 +101,14 @@ fn batch_tag(headers: &HeaderMap) -> Result<String, Problem> {
 
 fn signature(headers: &HeaderMap) -> Result<Bytes, Problem> {
     let text = headers.get(BATCH_SIGNATURE).map(HeaderValue::as_bytes).filter(|text| !text.is_empty());
-    let text = text.ok_or_else(|| bad("signature-missing", "the header batchSignature is missing"))?;
-    let not_base64 =
-        |_| bad("signature-not-base64", "batchSignature is not base64; it carries a detached CMS in DER");
+    let text =
+        text.ok_or_else(|| Problem::new(Code::SignatureMissing, "the header batchSignature is missing"))?;
+    let not_base64 = |_| {
+        Problem::new(
+            Code::SignatureNotBase64,
+            "batchSignature is not base64; it carries a detached CMS in DER",
+        )
+    };
     let cms = BASE64.decode(text).map_err(not_base64)?;
     if cms.len() > MAX_SIGNATURE_BYTES {
         let detail = format!(

@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::http::StatusCode;
-use keyferry_runtime::http::Problem;
+use keyferry_runtime::http::{Code, Problem};
 use keyferry_schemas::country::Country;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -60,15 +59,15 @@ impl Limits {
                 "{} uploads of {country} are under way, as many as may be at a time",
                 self.per_member
             );
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-uploads", detail).retry_after(1)
+            Problem::new(Code::TooManyUploads, detail).retry_after(1)
         })?;
         let all = Arc::clone(&self.all).try_acquire_owned().map_err(|_| {
             let detail = "as many uploads are under way as this gateway takes; nothing was accepted";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "gateway-busy", detail).retry_after(2)
+            Problem::new(Code::GatewayBusy, detail).retry_after(2)
         })?;
         used.due = paced(used.due, now, self.interval).map_err(|wait_s| {
             let detail = format!("{country} sends more uploads per minute than may be");
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-many-uploads", detail).retry_after(wait_s)
+            Problem::new(Code::TooManyUploads, detail).retry_after(wait_s)
         })?;
         Ok(Ticket { _all: all, _own: own })
     }
@@ -101,7 +100,7 @@ mod tests {
         let start = Instant::now();
         let enter = |at_ms| limits.enter(country("DE"), start + Duration::from_millis(at_ms)).map(drop);
         (0..3).for_each(|_| enter(0).unwrap());
-        assert_eq!(enter(0).unwrap_err().status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(enter(0).unwrap_err().status(), 429);
         enter(20_000).unwrap();
         assert!(enter(20_000).is_err());
         assert!(limits.enter(country("FR"), start).is_ok(), "another member has its own pace");

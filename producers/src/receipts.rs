@@ -11,7 +11,7 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use keyferry_runtime::http::{Access, ClientCertificate, Problem, identify};
+use keyferry_runtime::http::{Access, ClientCertificate, Code, Problem, identify};
 use uuid::Uuid;
 
 use crate::{
@@ -38,7 +38,7 @@ pub(crate) async fn receipt(
         Some((id, Receipt::Pending)) => Ok(pending(id)),
         None => {
             let detail = "this gateway knows no such upload of yours; send the upload again, which is safe";
-            Err(Problem::new(StatusCode::NOT_FOUND, "receipt-unknown", detail))
+            Err(Problem::new(Code::ReceiptUnknown, detail))
         }
     }
 }

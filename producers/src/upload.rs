@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use keyferry_runtime::{
-    http::{Access, ClientCertificate, Problem, identify},
+    http::{Access, ClientCertificate, Code, Problem, identify},
     producer::ProduceError,
 };
 use keyferry_schemas::{
@@ -90,7 +90,7 @@ pub(crate) fn network(gateway: &Inner) -> Result<Arc<Network>, Problem> {
     gateway
         .network
         .current()
-        .ok_or_else(|| Problem::unavailable("network-unknown", "the network document is not known yet"))
+        .ok_or_else(|| Problem::unavailable(Code::NetworkUnknown, "the network document is not known yet"))
 }
 
 /// Decodes the body, which costs the more the worse it is: apart from the threads that serve, and few at a time.
@@ -132,7 +132,7 @@ async fn submit(
     let deadline = now + gateway.config.decision_wait();
     if !gateway.decisions.followed(country, now + NEW_MEMBER).await {
         let detail = format!("the ledger of {country} is not followed yet; nothing was accepted");
-        return Err(Problem::unavailable("ledger-not-followed", detail));
+        return Err(Problem::unavailable(Code::LedgerNotFollowed, detail));
     }
     let id = Uuid::new_v4().into_bytes();
     let upload = Upload {
@@ -158,7 +158,7 @@ async fn submit(
         Err(error @ ProduceError::NotAccepted(_)) => {
             tracing::error!(%country, %error, "an upload could not be written");
             let detail = "the upload could not be stored; nothing was accepted, send it again later";
-            return Err(Problem::unavailable("broker-unreachable", detail));
+            return Err(Problem::unavailable(Code::BrokerUnreachable, detail));
         }
         // It may be on the topic all the same, and then its decision names it.
         Err(ProduceError::Unknown(_)) => Of::Upload(id),
@@ -181,12 +181,12 @@ async fn submit(
         (None, Ok(_)) => {
             let detail =
                 "the upload is stored and not decided yet; sending it again is safe and gets the same answer";
-            Err(Problem::unavailable("not-yet-decided", detail))
+            Err(Problem::unavailable(Code::NotYetDecided, detail))
         }
         (None, Err(error)) => {
             tracing::error!(%country, %error, "it is not known whether an upload was written");
             let detail = "it is not known whether the upload was stored; sending it again is safe";
-            Err(Problem::unavailable("not-confirmed", detail))
+            Err(Problem::unavailable(Code::NotConfirmed, detail))
         }
     }
 }

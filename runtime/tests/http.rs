@@ -8,7 +8,7 @@ use axum::{Extension, Router, routing::get};
 use keyferry_runtime::{
     clock::{Clock, SystemClock},
     config::{Check, Faults},
-    http::{ClientCertificate, HttpConfig, Problem, Server, TlsConfig, identify, serve},
+    http::{ClientCertificate, Code, HttpConfig, Problem, Server, TlsConfig, identify, serve},
     shutdown::Shutdown,
 };
 use keyferry_schemas::world::{Algorithm, Identity, World as Network};
@@ -85,12 +85,12 @@ impl World {
             let network = Network::new(&["DE", "FR"], now.timestamp()).unwrap().network().unwrap();
             identify(client.map(|c| c.0).as_ref(), &network, now).map(|country| country.to_string())
         };
-        let refusing = async || Problem::new(reqwest::StatusCode::CONFLICT, "a-code", "a sentence");
+        let refusing = async || Problem::new(Code::CountryNotServed, "a sentence");
         let routes = Router::new()
             .route("/who", get(who))
             .route("/member", get(member))
             .route("/slow", get(slow))
-            .route("/conflict", get(refusing));
+            .route("/elsewhere", get(refusing));
         let shutdown = Shutdown::new();
         let server = serve(&config, routes, shutdown.clone()).await.unwrap();
         Self { own, server, shutdown, _directory: directory }
@@ -166,7 +166,7 @@ async fn what_is_not_there_is_a_problem() {
     for (method, path, status, code) in [
         ("GET", "/x", 404, "not-found"),
         ("POST", "/who", 405, "method-not-allowed"),
-        ("GET", "/conflict", 409, "a-code"),
+        ("GET", "/elsewhere", 421, "country-not-served"),
     ] {
         let response = client.request(method.parse().unwrap(), world.url(path)).send().await.unwrap();
         assert_eq!(response.status(), status);

@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use futures::{StreamExt as _, stream};
 use jiff::{ToSpan, civil::Date};
 
 use keyferry_runtime::{
     clock::SharedClock,
-    http::{Access, ClientCertificate, Problem, identify},
+    http::{Access, ClientCertificate, Code, Problem, identify},
     network::NetworkFeed,
 };
 use keyferry_schemas::{country::Country, time::Millis};
@@ -123,19 +123,19 @@ impl Api {
         let network = self
             .feed
             .current()
-            .ok_or_else(|| Problem::unavailable("unavailable", "no network document is known yet"))?;
+            .ok_or_else(|| Problem::unavailable(Code::NetworkUnknown, "no network document is known yet"))?;
         let country = identify(client, &network, now)?;
         Access::Download.check(country, &network, now)?;
         self.shelves.get(country).ok_or_else(|| {
             if self.shelves.countries().contains(&country) {
                 return Problem::unavailable(
-                    "unavailable",
+                    Code::Unavailable,
                     "your batches can not be read at the moment; the operator knows",
                 );
             }
             let detail =
                 format!("keys for {country} are not served here; ask the operator for the right host");
-            Problem::new(StatusCode::MISDIRECTED_REQUEST, "country-not-served", detail)
+            Problem::new(Code::CountryNotServed, detail)
         })
     }
 
@@ -158,27 +158,23 @@ impl Api {
             head = shelf.head();
             asked = look_up(head.as_deref(), date, tag, oldest);
         }
-        let refuse = |status, code: &'static str, detail: &str| Err(Problem::new(status, code, detail));
+        let refuse = |code, detail: &str| Err(Problem::new(code, detail));
         let number = match asked {
             Asked::Batch(number) => number,
             Asked::From(first) => self.first_kept(shelf, first, head.as_deref()).await?,
             Asked::NoBatch => {
-                return refuse(StatusCode::NOT_FOUND, "no-batch", "there is no batch from that date on yet");
+                return refuse(Code::NoBatch, "there is no batch from that date on yet");
             }
             Asked::Unknown => return Err(unknown_tag()),
             Asked::DateAfterBatch => {
-                return refuse(
-                    StatusCode::BAD_REQUEST,
-                    "date-after-batch",
-                    "the date is later than that of the batch",
-                );
+                return refuse(Code::DateAfterBatch, "the date is later than that of the batch");
             }
             Asked::TooOld => {
                 let detail = format!(
                     "batches are kept for {} days; start from {oldest} or later",
                     self.periods.window_days
                 );
-                return refuse(StatusCode::GONE, "date-too-old", &detail);
+                return refuse(Code::DateTooOld, &detail);
             }
         };
         let sealed = shelf.entry(number).await.map_err(|e| store_problem(&e))?.ok_or_else(unknown_tag)?;
@@ -214,7 +210,7 @@ impl Api {
         }
         shelf.found_erased(first..end + 1);
         let detail = "there is no batch from that date on any more";
-        Err(Problem::new(StatusCode::NOT_FOUND, "no-batch", detail))
+        Err(Problem::new(Code::NoBatch, detail))
     }
 }
 
@@ -236,9 +232,7 @@ pub fn read_date(text: &str) -> Result<Date, Problem> {
             _ => b.is_ascii_digit(),
         });
     let date = exact.then(|| text.parse().ok()).flatten();
-    date.ok_or_else(|| {
-        Problem::new(StatusCode::BAD_REQUEST, "date-malformed", "the path ends in a date such as 2020-10-23")
-    })
+    date.ok_or_else(|| Problem::new(Code::DateMalformed, "the path ends in a date such as 2020-10-23"))
 }
 
 /// Reads the header `batchTag`, if there is one.
@@ -254,14 +248,14 @@ pub fn read_tag(headers: &HeaderMap) -> Result<Option<BatchTag>, Problem> {
 /// 404 for a tag that no batch has.
 #[must_use]
 pub fn unknown_tag() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "batch-unknown", "there is no batch with that tag")
+    Problem::new(Code::BatchUnknown, "there is no batch with that tag")
 }
 
 /// 410 for a batch whose keys are erased, with the name of the next one: a walk can go on.
 #[must_use]
 pub fn erased(next: Option<BatchTag>) -> Problem {
     let detail = "the keys of that batch are erased; go on with the one that nextBatchTag names";
-    Problem::new(StatusCode::GONE, "batch-erased", detail)
+    Problem::new(Code::BatchErased, detail)
         .header(HeaderName::from_static("nextbatchtag"), next_batch_tag(next))
 }
 
@@ -277,5 +271,5 @@ pub fn next_batch_tag(next: Option<BatchTag>) -> HeaderValue {
 #[must_use]
 pub fn store_problem(error: &StoreError) -> Problem {
     tracing::error!(reason = %error, "a download failed");
-    Problem::unavailable("unavailable", "the store does not answer; try again")
+    Problem::unavailable(Code::Unavailable, "the store does not answer; try again")
 }

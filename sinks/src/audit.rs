@@ -11,7 +11,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;
 
-use keyferry_runtime::http::{ClientCertificate, Problem};
+use keyferry_runtime::http::{ClientCertificate, Code, Problem};
 use keyferry_schemas::{
     avro::Record,
     batch::Manifest,
@@ -54,7 +54,7 @@ pub(crate) async fn audit(
     let tag = tag.parse().map_err(|_| unknown_tag());
     let found = match api.find(&shelf, read_date(&date)?, Some(tag?)).await {
         // What is 400 for a download EFGS answered with 404 here.
-        Err(problem) if problem.code() == "date-after-batch" => return Err(unknown_tag()),
+        Err(problem) if problem.code() == Code::DateAfterBatch.as_str() => return Err(unknown_tag()),
         other => other?,
     };
     let versions = api.feed.versions();
@@ -65,7 +65,7 @@ pub(crate) async fn audit(
     let json = entries.collect::<Option<Vec<_>>>().and_then(|entries| serde_json::to_vec(&entries).ok());
     let json = json.ok_or_else(|| {
         let detail = "the network document of that batch is not known here yet; try again";
-        Problem::unavailable("network-unknown", detail)
+        Problem::unavailable(Code::NetworkUnknown, detail)
     })?;
     Ok(([(CONTENT_TYPE, "application/json; version=1.0")], json).into_response())
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::stream;
 use tokio::sync::Semaphore;
 
-use keyferry_runtime::http::{ClientCertificate, Problem};
+use keyferry_runtime::http::{ClientCertificate, Code, Problem};
 use keyferry_schemas::efgs::{self, Encoding};
 
 use crate::{
@@ -87,7 +87,7 @@ async fn as_json(data: Bytes) -> Result<Bytes, Problem> {
     });
     written.await.ok().flatten().ok_or_else(|| {
         let detail = "the batch can not be written as JSON; ask for application/protobuf";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-json", detail)
+        Problem::new(Code::NotJson, detail)
     })
 }
 

@@ -1,8 +1,8 @@
 //! What a client accepts, and what it has already. Pure.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 
-use keyferry_runtime::http::Problem;
+use keyferry_runtime::http::{Code, Problem};
 use keyferry_schemas::{
     efgs::{Encoding, VERSION},
     media::{ACCEPTED, MediaType},
@@ -28,19 +28,17 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
             best = Some((quality, encoding));
         }
     }
-    let refuse = |status, code: &'static str, detail: &str| {
-        Problem::new(status, code, detail).header(header::ACCEPT, HeaderValue::from_static(ACCEPTED))
+    let refuse = |code, detail: &str| {
+        Problem::new(code, detail).header(header::ACCEPT, HeaderValue::from_static(ACCEPTED))
     };
     match best {
         Some((_, encoding)) => Ok(encoding),
         None if known => Err(refuse(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "accept-version",
+            Code::AcceptVersion,
             "the Accept header needs a version that is spoken here: application/protobuf; version=1.0",
         )),
         None => Err(refuse(
-            StatusCode::NOT_ACCEPTABLE,
-            "accept-media-type",
+            Code::AcceptMediaType,
             "keys are served as application/protobuf or application/json, both with version=1.0",
         )),
     }

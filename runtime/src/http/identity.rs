@@ -1,6 +1,6 @@
 //! Which member a client is, and what it may do. Pure: certificate, network document and time in, country out.
 
-use axum::http::{HeaderValue, StatusCode, header::CONNECTION};
+use axum::http::{HeaderValue, header::CONNECTION};
 use keyferry_schemas::{
     country::Country,
     network::{MemberState, Network, Use},
@@ -8,7 +8,7 @@ use keyferry_schemas::{
     time::Millis,
 };
 
-use super::{ClientCertificate, Problem};
+use super::{ClientCertificate, Code, Problem};
 
 /// What a request wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +29,13 @@ pub fn identify(
     network: &Network,
     now: Millis,
 ) -> Result<Country, Problem> {
-    let forbidden = |code: &'static str, detail: String| Problem::new(StatusCode::FORBIDDEN, code, detail);
     let client = client.ok_or_else(|| {
         let detail = "no client certificate came with this request; connect with the certificate registered for your country";
-        ends(forbidden("client-certificate-missing", detail.into()))
+        ends(Problem::new(Code::ClientCertificateMissing, detail))
     })?;
     let named = client.subject_country.ok_or_else(|| {
         let detail = "the subject of the client certificate names no single country; it needs one C attribute, such as C=DE";
-        Problem::new(StatusCode::BAD_REQUEST, "client-country-missing", detail)
+        Problem::new(Code::ClientCountryMissing, detail)
     })?;
     let thumbprint = hex::encode(client.sha256);
     let mut registrations = network.registered(&client.sha256, Use::Authentication).peekable();
@@ -50,7 +49,7 @@ pub fn identify(
         let detail = format!(
             "the client certificate {thumbprint} names {named} and is registered for another country"
         );
-        return Err(forbidden("client-country-mismatch", detail));
+        return Err(Problem::new(Code::ClientCountryMismatch, detail));
     }
     own.find(|r| r.in_force(now)).map(|r| r.country).ok_or_else(|| {
         let detail = format!("the client certificate {thumbprint} is expired, revoked or not in force yet");

@@ -8,13 +8,14 @@
 //! | `dn` | the country in a distinguished name, in the dialects of proxies |
 //! | `identity` | which member that certificate is, and what it may do |
 //! | `cap` | how many connections, of all peers and of each |
-//! | `problem` | errors as `application/problem+json` |
+//! | `problem`, `code` | errors as `application/problem+json`; the closed list of their codes |
 //! | `server` | the listener: limits, and an end that finishes what was begun |
 //!
 //! Who may talk to us is decided in HTTP and not in the handshake, so that a stranger reads why it was refused.
 
 mod cap;
 mod client;
+mod code;
 mod config;
 mod dn;
 mod identity;
@@ -23,6 +24,7 @@ mod server;
 mod tls;
 
 pub use client::ClientCertificate;
+pub use code::Code;
 pub use config::{HttpConfig, TlsConfig};
 pub use identity::{Access, identify};
 pub use ipnet::IpNet;

@@ -14,6 +14,8 @@ use axum::{
 use keyferry_schemas::rejection::Rejection;
 use serde_json::{Value, json};
 
+use super::code::{Code, decided};
+
 /// A refusal, as its sender gets to read it. Never holds key material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -26,24 +28,33 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with a stable code, and one sentence on what is wrong and how to put it right.
+    /// A problem with its status, and one sentence on what is wrong and how to put it right.
     #[must_use]
-    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
-        let (members, headers) = (Vec::new(), Vec::new());
-        Self { status, code: code.into(), detail: detail.into(), retry_after_s: None, members, headers }
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self::of(code.status(), code.into(), detail.into())
     }
 
     /// A reason of the closed list, with the status that goes with it.
     #[must_use]
     pub fn rejection(reason: Rejection, detail: impl Into<String>) -> Self {
-        let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        Self::new(status, reason.code(), detail)
+        Self::decided(reason.code().into(), detail)
     }
 
-    /// 503: it is our fault, or nobody's, and the same request may succeed in a few seconds.
+    /// What the ledger says: a reason of the closed list, or one that only a newer processor knows.
     #[must_use]
-    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).retry_after(5)
+    pub fn decided(code: Cow<'static, str>, detail: impl Into<String>) -> Self {
+        Self::of(decided(&code), code, detail.into())
+    }
+
+    fn of(status: StatusCode, code: Cow<'static, str>, detail: String) -> Self {
+        let (members, headers) = (Vec::new(), Vec::new());
+        Self { status, code, detail, retry_after_s: None, members, headers }
+    }
+
+    /// One that is our fault, or nobody's: the same request may succeed in a few seconds.
+    #[must_use]
+    pub fn unavailable(code: Code, detail: impl Into<String>) -> Self {
+        Self::new(code, detail).retry_after(5)
     }
 
     /// Adds a member of its own to the body.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, http::StatusCode, middleware::from_fn_with_state};
+use axum::{Router, middleware::from_fn_with_state};
 use axum_server::{
     Handle,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
@@ -16,7 +16,7 @@ use axum_server::{
 use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
-use super::{HttpConfig, Problem, TlsConfig, cap::Capped, client, tls};
+use super::{Code, HttpConfig, Problem, TlsConfig, cap::Capped, client, tls};
 use crate::{
     clock::{Clock as _, SystemClock},
     exit::Fatal,
@@ -61,10 +61,10 @@ impl Server {
 pub fn app(router: Router, trusted_proxies: &[IpNet]) -> Router {
     let trusted: Arc<[IpNet]> = trusted_proxies.into();
     router
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not-found", "there is nothing at this path"))
+        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path"))
         .method_not_allowed_fallback(async || {
             let detail = "this path knows other methods only; the header Allow names them";
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+            Problem::new(Code::MethodNotAllowed, detail)
         })
         .layer(from_fn_with_state(trusted, client::attach))
 }
