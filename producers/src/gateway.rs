@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    http::header::{ACCEPT, ALLOW},
-    routing::{get, options, post},
+    routing::{get, post},
 };
 use keyferry_runtime::{
     clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
     producer::Producer,
 };
-use keyferry_schemas::media::ACCEPTED;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -108,7 +106,6 @@ impl Inner {
 
 pub(crate) fn router(inner: Arc<Inner>) -> Router {
     Router::new()
-        .route("/diagnosiskeys", options(async || [(ALLOW, "POST,GET,OPTIONS"), (ACCEPT, ACCEPTED)]))
         .route("/diagnosiskeys/upload", post(upload::upload))
         .route(receipts::PATH, get(receipts::receipt))
         .with_state(inner)

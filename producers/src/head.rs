@@ -79,7 +79,8 @@ fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
     }
     if version != VERSION {
         let detail = "this version of the wire format is not known; 1.0 is";
-        return Err(Problem::new(Code::MediaTypeVersionUnknown, detail));
+        let problem = Problem::new(Code::MediaTypeVersionUnknown, detail);
+        return Err(problem.header(ACCEPT, HeaderValue::from_static(ACCEPTED)));
     }
     Ok(known)
 }

@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, routing::get};
+use axum::{Extension, Router, extract::Path, routing::get};
 use keyferry_runtime::{
     clock::{Clock, SystemClock},
     config::{Check, Faults},
@@ -27,7 +27,7 @@ fn identity(country: &str, algorithm: Algorithm) -> Identity {
     Identity::new(country, "Backend", algorithm, SystemClock.now().timestamp()).unwrap()
 }
 
-fn write(identity: &Identity, directory: &Path) -> TlsConfig {
+fn write(identity: &Identity, directory: &std::path::Path) -> TlsConfig {
     let files = TlsConfig { certificate: directory.join("tls.crt"), key: directory.join("tls.key") };
     fs::write(&files.certificate, identity.certificate_pem().unwrap()).unwrap();
     fs::write(&files.key, identity.key_pem().unwrap()).unwrap();
@@ -90,6 +90,7 @@ impl World {
             .route("/who", get(who))
             .route("/member", get(member))
             .route("/slow", get(slow))
+            .route("/by/{name}", get(async |Path(name): Path<String>| name))
             .route("/elsewhere", get(refusing));
         let shutdown = Shutdown::new();
         let server = serve(&config, routes, shutdown.clone()).await.unwrap();
@@ -165,6 +166,7 @@ async fn what_is_not_there_is_a_problem() {
     let client = world.client(None, &TLS13);
     for (method, path, status, code) in [
         ("GET", "/x", 404, "not-found"),
+        ("GET", "/by/%ff", 404, "not-found"),
         ("POST", "/who", 405, "method-not-allowed"),
         ("GET", "/elsewhere", 421, "country-not-served"),
     ] {
@@ -174,6 +176,29 @@ async fn what_is_not_there_is_a_problem() {
         assert_eq!(response.headers().get("allow").is_some(), status == 405);
         assert!(response.text().await.unwrap().contains(code));
     }
+}
+
+/// Whatever roles are behind it, and to anybody.
+#[tokio::test]
+async fn every_listener_says_what_it_speaks() {
+    let world = World::start().await;
+    let client = world.client(None, &TLS13);
+    let ask = async |method: reqwest::Method, path: &str| {
+        let response = client.request(method, world.url(path)).send().await.unwrap();
+        (response.status().as_u16(), response.headers().clone(), response.bytes().await.unwrap())
+    };
+    let (status, headers, body) = ask(reqwest::Method::OPTIONS, "/diagnosiskeys").await;
+    let spoken = "application/json; version=1.0, application/protobuf; version=1.0";
+    assert_eq!(
+        (status, &headers["allow"], &headers["accept"]),
+        (200, &"POST,GET,OPTIONS".parse().unwrap(), &spoken.parse().unwrap())
+    );
+    assert!(body.is_empty());
+    let (status, headers, body) = ask(reqwest::Method::GET, "/openapi.json").await;
+    assert_eq!((status, &headers["content-type"]), (200, &"application/json".parse().unwrap()));
+    assert!(body.starts_with(b"{") && body.windows(21).any(|w| w == b"/diagnosiskeys/upload"));
+    let (status, of_head, none) = ask(reqwest::Method::HEAD, "/openapi.json").await;
+    assert_eq!((status, &of_head["content-length"], none.len()), (200, &headers["content-length"], 0));
 }
 
 /// Who has nothing to show, or shows what nobody registered, gets its answer and keeps no place.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`efgs`] | the keys as backends send them: protobuf and JSON |
 //! | [`media`] | the media types that this is sent as |
+//! | [`openapi`] | the HTTP contract, described |
 //! | [`canonical`] | the bytes that an origin signs |
 //! | [`cms`], [`certificate`] | that signature, and the certificates behind it |
 //! | [`network`] | the signed document of members, certificates and agreements |
@@ -27,6 +28,7 @@ pub mod efgs;
 mod json;
 pub mod media;
 pub mod network;
+pub mod openapi;
 pub mod records;
 pub mod rejection;
 pub mod time;

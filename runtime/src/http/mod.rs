@@ -9,6 +9,7 @@
 //! | `identity` | which member that certificate is, and what it may do |
 //! | `cap` | how many connections, of all peers and of each |
 //! | `problem`, `code` | errors as `application/problem+json`; the closed list of their codes |
+//! | `routes`, `openapi` | what every listener answers by itself: 404, 405, `OPTIONS`, the description of the contract |
 //! | `server` | the listener: limits, and an end that finishes what was begun |
 //!
 //! Who may talk to us is decided in HTTP and not in the handshake, so that a stranger reads why it was refused.
@@ -19,7 +20,9 @@ mod code;
 mod config;
 mod dn;
 mod identity;
+mod openapi;
 mod problem;
+mod routes;
 mod server;
 mod tls;
 
@@ -29,4 +32,5 @@ pub use config::{HttpConfig, TlsConfig};
 pub use identity::{Access, identify};
 pub use ipnet::IpNet;
 pub use problem::Problem;
-pub use server::{Server, app, serve};
+pub use routes::app;
+pub use server::{Server, serve};

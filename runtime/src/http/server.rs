@@ -4,19 +4,17 @@ use std::{
     io,
     net::{SocketAddr, TcpListener},
     pin::Pin,
-    sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, middleware::from_fn_with_state};
+use axum::Router;
 use axum_server::{
     Handle,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
-use ipnet::IpNet;
 use tokio::task::JoinHandle;
 
-use super::{Code, HttpConfig, Problem, TlsConfig, cap::Capped, client, tls};
+use super::{HttpConfig, TlsConfig, app, cap::Capped, tls};
 use crate::{
     clock::{Clock as _, SystemClock},
     exit::Fatal,
@@ -54,19 +52,6 @@ impl Server {
         // A task that panicked has stopped as well.
         let _ = self.task.await;
     }
-}
-
-/// The routes of all roles, complete: the client's certificate in every request, and 404 and 405 as problems. For
-/// [`serve`], and for tests without a listener.
-pub fn app(router: Router, trusted_proxies: &[IpNet]) -> Router {
-    let trusted: Arc<[IpNet]> = trusted_proxies.into();
-    router
-        .fallback(async || Problem::new(Code::NotFound, "there is nothing at this path"))
-        .method_not_allowed_fallback(async || {
-            let detail = "this path knows other methods only; the header Allow names them";
-            Problem::new(Code::MethodNotAllowed, detail)
-        })
-        .layer(from_fn_with_state(trusted, client::attach))
 }
 
 /// Listens and serves `router` until `shutdown` is tripped. Reads the files of the server's certificate.
