@@ -79,4 +79,14 @@ impl Backend {
             _ => Ok(efgs::decode(Encoding::Protobuf, answer.error_for_status()?.bytes().await?)?),
         }
     }
+
+    /// The description of the contract, as it is served.
+    ///
+    /// # Errors
+    /// Nobody answers, or with something else.
+    pub async fn description(&self) -> Result<serde_json::Value> {
+        let url = self.url.replace("/diagnosiskeys", "/openapi.json");
+        let answer = self.client.get(url).send().await?.error_for_status()?;
+        Ok(serde_json::from_slice(&answer.bytes().await?)?)
+    }
 }
