@@ -137,6 +137,25 @@ fn a_checkpoint_before_the_first_batch_counts() {
 }
 
 #[test]
+fn a_chain_begins_late_only_where_nothing_of_it_was_received() {
+    let world = world();
+    let network = world.network().unwrap();
+    let mut sender = Sender::new(&world, "NL", "DE");
+    let batches = [Level::Whole, Level::Subset, Level::Whole].map(|l| verified(&sender.send(l), &network));
+    let follow = |order: &[usize]| {
+        let mut chains = Chains::new(country("DE"));
+        order.iter().map(|i| chains.append_late(&batches[*i])).collect::<Vec<_>>()
+    };
+    assert_eq!(follow(&[0, 1]), [Ok(false), Ok(false)]);
+    assert_eq!(follow(&[1, 2]), [Ok(true), Ok(false)]);
+    assert_eq!(follow(&[0, 2]), [Ok(false), Err(Break::Sequence { last: 1, found: 3 })]);
+    // What is refused begins nothing.
+    let mut elsewhere = Chains::new(country("FR"));
+    assert_eq!(elsewhere.append_late(&batches[1]), Err(Break::Destination(country("DE"))));
+    assert!(elsewhere.links().is_empty());
+}
+
+#[test]
 fn verification_can_start_at_a_checkpoint() {
     let world = world();
     let network = world.network().unwrap();

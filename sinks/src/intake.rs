@@ -159,14 +159,13 @@ impl Intake {
         if manifest.origin == self.destination {
             return Err(Reason::OwnKeys);
         }
-        if !self.complete && self.begins_late(&manifest.origin, manifest.sequence) {
-            self.chains.append_late(&verified)?;
+        if self.complete {
+            self.chains.append(&verified)?;
+        } else if self.chains.append_late(&verified)? {
             tracing::warn!(
                 destination = %self.destination, origin = %manifest.origin, offset, sequence = manifest.sequence,
                 "the start of this chain is no longer on the topic: it begins here, until a checkpoint says otherwise"
             );
-        } else {
-            self.chains.append(&verified)?;
         }
         self.pending.push_back(Accepted {
             offset,
@@ -189,11 +188,6 @@ impl Intake {
     fn checkpoint(&mut self, checkpoint: &Checkpoint, networks: &Versions) -> Result<(), Reason> {
         let held = if self.complete { Chains::checkpoint_of_all } else { Chains::checkpoint };
         Ok(held(&mut self.chains, checkpoint, networks)?)
-    }
-
-    /// Whether this batch would be the first of its chain here, and is not its first.
-    fn begins_late(&self, origin: &Country, sequence: i64) -> bool {
-        sequence > 1 && !self.chains.links().contains_key(origin)
     }
 
     /// Number of the log object after which it goes on; 0 before the first.

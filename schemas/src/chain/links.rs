@@ -107,20 +107,24 @@ impl Chains {
         Ok(())
     }
 
-    /// Appends a verified batch with which a chain begins in its middle, since what came before has expired: of that nothing
-    /// is known but the hash, which this batch names.
+    /// Appends a verified batch where the first ones may have expired: a chain of which nothing was received begins in its
+    /// middle, and of what came before nothing is known but the hash, which this batch names. Tells whether it did.
     ///
     /// # Errors
-    /// A [`Break`] if it is for another country; there is no chain then.
-    pub fn append_late(&mut self, first: &VerifiedBatch) -> Result<(), Break> {
-        let manifest = first.manifest();
-        let before = Link {
-            sequence: manifest.sequence.saturating_sub(1),
-            manifest: manifest.previous,
-            ..Link::of(manifest, [0; 32])
-        };
-        self.links.insert(manifest.origin, before);
-        self.append(first).inspect_err(|_| _ = self.links.remove(&manifest.origin))
+    /// As [`Chains::append`].
+    pub fn append_late(&mut self, batch: &VerifiedBatch) -> Result<bool, Break> {
+        let manifest = batch.manifest();
+        let late = manifest.sequence > 1 && !self.links.contains_key(&manifest.origin);
+        if late {
+            let before = Link {
+                sequence: manifest.sequence.saturating_sub(1),
+                manifest: manifest.previous,
+                ..Link::of(manifest, [0; 32])
+            };
+            self.links.insert(manifest.origin, before);
+        }
+        let appended = self.append(batch).map(|()| late);
+        appended.inspect_err(|_| _ = late.then(|| self.links.remove(&manifest.origin)))
     }
 
     /// The same where nothing has expired: then a chain begins at its first batch, and a checkpoint that states more than

@@ -84,11 +84,9 @@ impl<'a> Walk<'a> {
             return Err(format!("{origin} sequence {sequence}: it carries the country's own keys"));
         }
         let chains = self.chains.get_or_insert_with(|| Chains::new(destination));
-        let appended = if self.begin != Begin::First && sequence > 1 && !chains.links().contains_key(&origin)
-        {
-            chains.append_late(&verified)
-        } else {
-            chains.append(&verified)
+        let appended = match self.begin {
+            Begin::First => chains.append(&verified),
+            Begin::Confirmed | Begin::Anywhere => chains.append_late(&verified).map(drop),
         };
         appended.map_err(|e| format!("{origin} sequence {sequence}: {e}"))?;
         self.first.entry(origin).or_insert(sequence);
