@@ -22,6 +22,7 @@ use keyferry_runtime::{
     tail::{Record, Start},
 };
 use keyferry_schemas::{
+    avro::AvroError,
     country::Country,
     network::{MemberState, Network},
     records::LedgerEntry,
@@ -84,13 +85,10 @@ impl Ledgers {
         while !stop.load(Ordering::Relaxed) {
             match follower.next(TURN) {
                 Ok(Some((topic, record))) => {
-                    if let Some(value) = &record.value {
-                        self.codec.await_schema(value, || {
-                            self.beat.idle();
-                            !stop.load(Ordering::Relaxed)
-                        });
-                    }
-                    self.take(&topic, record);
+                    self.take(&topic, record, || {
+                        self.beat.idle();
+                        !stop.load(Ordering::Relaxed)
+                    });
                     self.beat.progress();
                 }
                 Ok(None) => {
@@ -174,9 +172,10 @@ impl Ledgers {
         self.tell(self.followed(follower));
     }
 
-    fn take(&self, topic: &str, record: Record) {
+    /// Waits for the schema of the record for as long as `go_on` says.
+    fn take(&self, topic: &str, record: Record, go_on: impl Fn() -> bool) {
         let offset = record.offset;
-        let entry = record.value.map(|value| self.codec.decode::<LedgerEntry>(value));
+        let entry = record.value.map(|value| self.codec.await_record::<LedgerEntry>(value, go_on));
         match entry {
             // Which country it is stands in the topic, where access control can see it, and not in the record.
             Some(Ok(entry)) if topics::ledger(entry.origin) == topic => {
@@ -185,6 +184,8 @@ impl Ledgers {
                 self.decisions.decided(entry.origin, entry.source_offset, entry.upload_id, decision, now);
             }
             Some(Ok(_)) => tracing::error!(topic, offset, "an entry of another origin is passed over"),
+            // The thread is to end; the entry is nobody's fault.
+            Some(Err(AvroError::Unavailable(_))) => (),
             Some(Err(error)) => tracing::error!(topic, offset, %error, "an entry can not be read"),
             None => tracing::error!(topic, offset, "an entry without a value is passed over"),
         }

@@ -125,12 +125,16 @@ impl Codec {
     /// # Errors
     /// [`AvroError`] if it is no such record.
     pub fn decode<R: Record>(&self, framed: Bytes) -> Result<R, AvroError> {
-        let (writer, binary) = self.open(framed)?;
-        match writer {
-            Writer::Own(name) if name == R::NAME => R::from_avro(binary),
-            Writer::Own(name) => Err(AvroError::Schema(format!("{name} instead of {}", R::NAME))),
-            Writer::Other(schema) => self.resolve(&schema, &binary),
-        }
+        self.read(self.open(framed)?)
+    }
+
+    /// The same for readers that must not pass over a record because the registry is away: waits for its schema, for as
+    /// long as `go_on` says.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`]; [`AvroError::Unavailable`] only if `go_on` ended the wait.
+    pub fn await_record<R: Record>(&self, framed: Bytes, go_on: impl Fn() -> bool) -> Result<R, AvroError> {
+        self.read(self.await_open(framed, go_on)?)
     }
 
     /// Reads a record of `keyferry.keys.<cc>`.
@@ -138,23 +142,43 @@ impl Codec {
     /// # Errors
     /// [`AvroError`] if it is neither of the two.
     pub fn decode_keys(&self, framed: Bytes) -> Result<KeysRecord, AvroError> {
-        let (writer, _) = self.open(framed.clone())?;
-        let checkpoint = match &writer {
+        self.read_keys(self.open(framed)?)
+    }
+
+    /// The same as patiently as [`Codec::await_record`].
+    ///
+    /// # Errors
+    /// As [`Codec::decode_keys`]; [`AvroError::Unavailable`] only if `go_on` ended the wait.
+    pub fn await_keys(&self, framed: Bytes, go_on: impl Fn() -> bool) -> Result<KeysRecord, AvroError> {
+        self.read_keys(self.await_open(framed, go_on)?)
+    }
+
+    fn read<R: Record>(&self, (writer, binary): (Writer, Bytes)) -> Result<R, AvroError> {
+        match writer {
+            Writer::Own(name) if name == R::NAME => R::from_avro(binary),
+            Writer::Own(name) => Err(AvroError::Schema(format!("{name} instead of {}", R::NAME))),
+            Writer::Other(schema) => self.resolve(&schema, &binary),
+        }
+    }
+
+    fn read_keys(&self, opened: (Writer, Bytes)) -> Result<KeysRecord, AvroError> {
+        let checkpoint = match &opened.0 {
             Writer::Own(name) => *name == Checkpoint::NAME,
             Writer::Other(schema) => schema.name().is_some_and(|n| n.name() == Checkpoint::NAME),
         };
         if checkpoint {
-            self.decode(framed).map(KeysRecord::Checkpoint)
+            self.read(opened).map(KeysRecord::Checkpoint)
         } else {
-            self.decode(framed).map(KeysRecord::Batch)
+            self.read(opened).map(KeysRecord::Batch)
         }
     }
 
-    /// Waits until the schema of a framed record is known, or known not to be there, for as long as `go_on` says. For
-    /// readers that must not pass over a record because the registry is away.
-    pub fn await_schema(&self, framed: &Bytes, go_on: impl Fn() -> bool) {
-        while matches!(self.open(framed.clone()), Err(AvroError::Unavailable(_))) && go_on() {
-            std::thread::sleep(Duration::from_millis(500));
+    fn await_open(&self, framed: Bytes, go_on: impl Fn() -> bool) -> Result<(Writer, Bytes), AvroError> {
+        loop {
+            match self.open(framed.clone()) {
+                Err(AvroError::Unavailable(_)) if go_on() => std::thread::sleep(Duration::from_millis(500)),
+                opened => return opened,
+            }
         }
     }
 
@@ -271,16 +295,16 @@ mod tests {
         let asked = |answer, framed: &'static [u8]| {
             let codec = Codec::with_registry(&ids, Box::new(Answers(answer))).unwrap();
             let turns = std::cell::Cell::new(0);
-            codec.await_schema(&Bytes::from_static(framed), || {
+            let read = codec.await_keys(Bytes::from_static(framed), || {
                 turns.set(turns.get() + 1);
                 turns.get() < 3
             });
-            turns.get()
+            (turns.get(), matches!(read, Err(AvroError::Unavailable(_))))
         };
         let unseen = b"\0\0\0\0\x63record";
-        assert_eq!(asked(Err("away".into()), unseen), 3);
-        assert_eq!(asked(Ok(None), unseen), 0);
-        assert_eq!(asked(Err("away".into()), b"\0\0\0\0\x01record"), 0, "one of our own");
-        assert_eq!(asked(Err("away".into()), b"garbage"), 0);
+        assert_eq!(asked(Err("away".into()), unseen), (3, true));
+        assert_eq!(asked(Ok(None), unseen), (0, false));
+        assert_eq!(asked(Err("away".into()), b"\0\0\0\0\x01record"), (0, false), "one of our own");
+        assert_eq!(asked(Err("away".into()), b"garbage"), (0, false));
     }
 }

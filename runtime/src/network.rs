@@ -15,7 +15,9 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use keyferry_schemas::{certificate::Certificate, network::Network, records::NetworkRecord, topics};
+use keyferry_schemas::{
+    avro::AvroError, certificate::Certificate, network::Network, records::NetworkRecord, topics,
+};
 
 use crate::{
     clients::is_absence,
@@ -79,7 +81,8 @@ impl NetworkFeed {
         let deadline = Instant::now() + Duration::from_secs(30);
         while tail.position() < end {
             match tail.next(Duration::from_millis(200))? {
-                Next::Record(record) => reader.read(record),
+                // Without the registry a role does not start at all.
+                Next::Record(record) => reader.read(record, || false),
                 Next::End => break,
                 Next::Timeout if Instant::now() > deadline => {
                     return Err(NetworkUnavailable::Silent);
@@ -142,11 +145,11 @@ impl NetworkFeed {
 /// Why it is not, in one line.
 pub fn next_version(
     value: Option<Bytes>,
-    codec: &Codec,
+    decode: impl FnOnce(Bytes) -> Result<NetworkRecord, AvroError>,
     anchors: &[Certificate],
     last: Option<&Network>,
 ) -> Result<(NetworkRecord, Network), String> {
-    let record: NetworkRecord = codec.decode(value.ok_or("a tombstone")?).map_err(|e| e.to_string())?;
+    let record = decode(value.ok_or("a tombstone")?).map_err(|e| e.to_string())?;
     let network = Network::open(&record, anchors).map_err(|e| e.to_string())?;
     if let Some(last) = last {
         if network.version() <= last.version() {
@@ -168,17 +171,19 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, record: Record) {
+    /// Waits for the schema of the record for as long as `go_on` says.
+    fn read(&mut self, record: Record, go_on: impl Fn() -> bool) {
         let offset = record.offset;
-        if let Err(why) = self.accept(record) {
+        if let Err(why) = self.accept(record, go_on) {
             tracing::error!(offset, reason = %why, "a record on {} is refused", topics::NETWORK);
             self.refused = Some(why);
         }
     }
 
-    fn accept(&mut self, record: Record) -> Result<(), String> {
+    fn accept(&mut self, record: Record, go_on: impl Fn() -> bool) -> Result<(), String> {
         let last = self.versions.values().next_back().map(AsRef::as_ref);
-        let (_, network) = next_version(record.value, &self.codec, &self.anchors, last)?;
+        let decode = |value| self.codec.await_record(value, go_on);
+        let (_, network) = next_version(record.value, decode, &self.anchors, last)?;
         tracing::info!(version = network.version(), network = network.name(), "network document in force");
         self.versions.insert(network.version(), Arc::new(network));
         Ok(())
@@ -187,14 +192,11 @@ impl Reader {
 
 fn follow(tail: &mut Tail, reader: &mut Reader, shared: &Arc<Shared>) {
     // The thread's own handle is the last one when every feed is gone.
-    while !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1 {
+    let go_on = || !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1;
+    while go_on() {
         match tail.next(Duration::from_millis(500)) {
             Ok(Next::Record(record)) => {
-                if let Some(value) = &record.value {
-                    let go_on = || !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1;
-                    reader.codec.await_schema(value, go_on);
-                }
-                reader.read(record);
+                reader.read(record, go_on);
                 shared.versions.store(Arc::new(reader.versions.clone()));
             }
             Ok(Next::End | Next::Timeout) => (),

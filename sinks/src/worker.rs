@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use keyferry_runtime::{
     clock::SharedClock, codec::Codec, health::Beat, network::NetworkFeed, shutdown::Shutdown, tail::Next,
 };
+use keyferry_schemas::avro::AvroError;
 
 use crate::{
     intake::{Intake, Read},
@@ -129,13 +130,15 @@ impl Worker {
         while intake.pending_keys() < self.max_keys && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
-                    if let Some(value) = &record.value {
-                        self.codec.await_schema(value, || {
-                            self.beat.idle();
-                            !self.stop.is_tripped()
-                        });
+                    let go_on = || {
+                        self.beat.idle();
+                        !self.stop.is_tripped()
+                    };
+                    let read = Read::of(record.value.map(|value| self.codec.await_keys(value, go_on)));
+                    // The worker is to end; the record is nobody's fault.
+                    if matches!(read, Read::Garbage(AvroError::Unavailable(_))) {
+                        break;
                     }
-                    let read = Read::of(record.value.map(|value| self.codec.decode_keys(value)));
                     if !read.is_decidable(&self.feed.versions()) {
                         // What was verified already does not wait for it.
                         self.flush(intake)?;

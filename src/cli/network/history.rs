@@ -32,7 +32,7 @@ pub(crate) fn read(connection: &Connection) -> Result<Vec<Published>, Fatal> {
         let offset = record.offset;
         lacks_registry |= connection.lacks_registry(record.value.as_ref());
         let last = all.last().map(|p| p.network.as_ref());
-        match next_version(record.value, &codec, &anchors, last) {
+        match next_version(record.value, |value| codec.decode(value), &anchors, last) {
             Ok((record, network)) => all.push(Published { record, network: Arc::new(network) }),
             Err(why) => {
                 eprintln!("{} offset {offset} is passed over: {why}", topics::NETWORK);
