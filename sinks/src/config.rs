@@ -1,6 +1,6 @@
 //! The configuration of the role `distribute`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
@@ -10,12 +10,14 @@ use keyferry_schemas::{
     time::{MILLIS_PER_DAY, Millis},
 };
 
-use crate::{api::Periods, store::StoreConfig};
+use crate::{api::Periods, joining::Joining, store::StoreConfig};
 
 /// What the law allows: keys are kept for at most this many days after their upload.
 const MAX_DAYS: u16 = 14;
 /// Keys are erased by this much earlier, at the most.
 const MAX_SWEEP_INTERVAL_S: u32 = 3600;
+/// Clients ask every minute or less often: more can not be joined for their sake.
+const MAX_JOIN_WAIT_MS: u32 = 60_000;
 
 /// Keys of uploads up to this time may be gone at `now`, in a store of which nobody says how long it is kept: for as long
 /// as the law allows, less the longest time between two sweeps.
@@ -44,6 +46,10 @@ pub struct DistributeConfig {
     /// Uploads that wait are joined into one download batch up to this many keys. One upload is never divided.
     #[serde(default = "max_keys_per_download_batch")]
     pub max_keys_per_download_batch: usize,
+    /// Milliseconds that an upload waits for others, to be joined with them; it waits for none if this is 0. The wait ends
+    /// with the day.
+    #[serde(default)]
+    pub join_wait_ms: u32,
 }
 
 /// Which countries an instance serves.
@@ -77,6 +83,15 @@ impl DistributeConfig {
             i64::from(self.retention_days) * MILLIS_PER_DAY - i64::from(self.sweep_interval_s) * 1000;
         Periods { window_days: self.download_window_days, retention_ms }
     }
+
+    /// What bounds a download batch.
+    #[must_use]
+    pub fn joining(&self) -> Joining {
+        Joining {
+            max_keys: self.max_keys_per_download_batch,
+            wait: Duration::from_millis(self.join_wait_ms.into()),
+        }
+    }
 }
 
 impl Check for DistributeConfig {
@@ -105,6 +120,9 @@ impl Check for DistributeConfig {
         if !(1..=100_000).contains(&self.max_keys_per_download_batch) {
             faults.add("max_keys_per_download_batch", "is not 1 to 100000 keys");
         }
+        if self.join_wait_ms > MAX_JOIN_WAIT_MS {
+            faults.add("join_wait_ms", "is not 0 to 60000 ms");
+        }
     }
 }
 
@@ -127,7 +145,7 @@ mod tests {
         assert_eq!(faults("countries: {only: [DE]}\nstore: {s3: {bucket: b, endpoint: 'https://s3'}}"), "");
         let all = "countries: {only: [DE, DE]}\nstore: {s3: {bucket: '', endpoint: 'http://s3'}}\n\
             retention_days: 15\ndownload_window_days: 16\nsweep_interval_s: 0\n\
-            max_keys_per_download_batch: 0\nmore: 1";
+            max_keys_per_download_batch: 0\njoin_wait_ms: 60001\nmore: 1";
         let found = faults(all);
         for field in [
             "countries.only",
@@ -137,6 +155,7 @@ mod tests {
             "download_window_days",
             "sweep_interval_s",
             "max_keys_per_download_batch",
+            "join_wait_ms",
             "more",
         ] {
             assert!(found.contains(field), "{field}: {found}");
@@ -152,6 +171,7 @@ mod tests {
             retention_days: 14,
             sweep_interval_s: 600,
             max_keys_per_download_batch: 1,
+            join_wait_ms: 0,
         };
         let periods = config.periods();
         let upload = keyferry_schemas::time::Millis(1_603_454_400_000);

@@ -193,7 +193,7 @@ impl Parts {
             shelf: Arc::clone(&shelf),
             codec: self.codec.clone(),
             feed: self.feed.clone(),
-            max_keys: self.config.max_keys_per_download_batch,
+            joining: self.config.joining(),
             clock: Arc::clone(&self.clock),
             beat: self.health.component(&topics::keys(country), MAX_SILENCE),
             metrics: self.metrics.clone(),

@@ -14,10 +14,7 @@ use keyferry_schemas::{
     country::Country,
 };
 
-use crate::{
-    log::{Sealed, filed_on},
-    tag::date_of,
-};
+use crate::log::Sealed;
 
 /// A batch that was verified by itself and as the next of its chain. Only [`Intake`] makes one.
 pub struct Accepted {
@@ -212,20 +209,6 @@ impl Intake {
     #[must_use]
     pub fn pending_keys(&self) -> usize {
         self.pending.iter().map(Accepted::keys).sum()
-    }
-
-    /// The batches that go into the next download batch: whole ones, of one day, of `max_keys` together unless the
-    /// first alone has more.
-    #[must_use]
-    pub fn joined(&self, before: Option<&Sealed>, max_keys: usize) -> Vec<&Accepted> {
-        let Some(first) = self.pending.front() else { return Vec::new() };
-        let date = filed_on(before, first.manifest.created_at);
-        let mut keys = first.keys;
-        let more = self.pending.iter().skip(1).take_while(|next| {
-            keys = keys.saturating_add(next.keys);
-            keys <= max_keys && date_of(next.manifest.created_at) <= date
-        });
-        std::iter::once(first).chain(more).collect()
     }
 
     /// Goes on after `head`, which holds batches that waited here, or batches that another instance has read.

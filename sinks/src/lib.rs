@@ -7,6 +7,7 @@
 //! | [`worker`], [`source`] | one country: reads its topic, verifies, stores |
 //! | `standing` | how a country stands: what of it goes to the log, the metrics, the probes |
 //! | `patience` | waiting for what may be slow |
+//! | [`joining`] | how long uploads wait for others; pure |
 //! | [`intake`] | what was verified and is not stored yet; pure |
 //! | [`log`], [`tag`], `text` | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
@@ -20,6 +21,7 @@ pub mod config;
 pub mod distribute;
 pub mod download;
 pub mod intake;
+pub mod joining;
 pub mod log;
 pub mod metrics;
 mod negotiate;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::civil::Date;
 use tokio::runtime::Handle;
 
 use keyferry_runtime::{
@@ -14,12 +15,14 @@ use keyferry_schemas::avro::AvroError;
 
 use crate::{
     intake::{Intake, Read},
+    joining::{Joined, Joining, Waiting},
     log::draft,
     metrics::Metrics,
     patience::patiently,
     shelf::{Appended, Shelf},
     source::{Opened, Source, Topic},
     standing::{Fault, Standing},
+    tag::date_of,
 };
 
 /// How long one turn waits for a record; a stop is noticed within this time.
@@ -44,9 +47,9 @@ pub struct Worker {
     pub codec: Codec,
     /// What it verifies against.
     pub feed: NetworkFeed,
-    /// Most keys that several uploads may have together in one download batch.
-    pub max_keys: usize,
-    /// For metrics only.
+    /// What it joins into one download batch.
+    pub joining: Joining,
+    /// For metrics, and for the end of a day.
     pub clock: SharedClock,
     /// How it is.
     pub beat: Beat,
@@ -104,11 +107,17 @@ impl Worker {
             );
         }
         let mut intake = Intake::resume(self.shelf.country(), head.as_deref(), gap);
-        let mut heard = Heard::now();
+        let (mut heard, mut waiting) = (Heard::now(), Waiting::default());
+        let mut turn = TURN;
         while !self.stop.is_tripped() {
-            let filled = self.fill(&mut *source, &mut intake, &mut heard, standing);
+            let filled = self.fill(&mut *source, &mut intake, &mut heard, standing, turn);
             // What stands before a break was verified and is served.
-            self.flush(&mut intake)?;
+            if filled.is_err() || self.stop.is_tripped() {
+                self.flush(&mut intake)?;
+            }
+            turn = self.log(&mut intake, |first, day| {
+                waiting.left(self.joining.wait, (first, day), (Instant::now(), date_of(self.clock.now())))
+            })?;
             let at_end = filled?;
             // Under a steady stream the end is never seen; that it was reached once is enough.
             if (at_end || intake.position() >= end) && !heard.doubtful {
@@ -118,16 +127,17 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what is there, up to one download batch; tells whether that is all. Waits for the first record only.
+    /// Takes what is there, up to one download batch; tells whether that is all. Waits for the first record only, for up
+    /// to `timeout`.
     fn fill(
         &self,
         source: &mut dyn Source,
         intake: &mut Intake,
         heard: &mut Heard,
         standing: &mut Standing,
+        mut timeout: Duration,
     ) -> Result<bool, Fault> {
-        let mut timeout = TURN;
-        while intake.pending_keys() < self.max_keys && !self.stop.is_tripped() {
+        while intake.pending_keys() < self.joining.max_keys && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
                     let go_on = || {
@@ -200,6 +210,17 @@ impl Worker {
 
     /// Stores everything that was taken.
     fn flush(&self, intake: &mut Intake) -> Result<(), Fault> {
+        self.log(intake, |_, _| Duration::ZERO).map(drop)
+    }
+
+    /// Stores what was taken, except for a download batch that others may still be added to and that may wait for them, by
+    /// the offset of its first and its day. Returns how long to listen for more. What waits is verified: meanwhile reading
+    /// goes on, and so a checkpoint is heard at once.
+    fn log(
+        &self,
+        intake: &mut Intake,
+        mut left: impl FnMut(i64, Date) -> Duration,
+    ) -> Result<Duration, Fault> {
         let destination = self.shelf.country();
         loop {
             let head = self.shelf.head();
@@ -207,9 +228,15 @@ impl Worker {
             if let Some(head) = head.as_deref().filter(|h| h.entry.number > intake.stands_on()) {
                 intake.rebase(head)?;
             }
-            let joined = intake.joined(head.as_deref(), self.max_keys);
-            let Some(draft) = draft(destination, head.as_deref(), &joined) else { return Ok(()) };
-            let made: Vec<_> = joined.iter().map(|b| b.manifest().created_at).collect();
+            let joined = Joined::next(intake, head.as_deref(), self.joining.max_keys);
+            let Some(joined) = joined else { return Ok(TURN) };
+            let first = joined.batches.first().map_or(0, |b| b.offset);
+            let left = if joined.closed { Duration::ZERO } else { left(first, joined.date) };
+            if !left.is_zero() {
+                return Ok(left.min(TURN));
+            }
+            let Some(draft) = draft(destination, head.as_deref(), &joined.batches) else { return Ok(TURN) };
+            let made: Vec<_> = joined.batches.iter().map(|b| b.manifest().created_at).collect();
             let appended = self.store(self.shelf.append(&draft))?;
             self.beat.progress();
             if appended == Appended::Ours {

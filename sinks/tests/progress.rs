@@ -2,7 +2,7 @@
 //! order, and what was logged once never changes.
 //!
 //! Failures: an instance is killed before or after any request to the store; two and three instances write at a time,
-//! with random delays and with different bounds, so that they join batches differently. Not a failure: a data object
+//! with random delays, with different bounds and waits, so that they join batches differently. Not a failure: a data object
 //! that nobody names, which erasure finds. Not simulated: a store that forgets what it acknowledged.
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use common::{
     Hub, NOON, cc,
     flaky::Flaky,
-    instance::{Instance, List, tokio},
+    instance::{Instance, List, Terms, tokio},
 };
 use futures::TryStreamExt;
 use keyferry_runtime::shutdown::Shutdown;
@@ -73,7 +73,7 @@ fn an_instance_killed_at_any_request_loses_and_repeats_nothing() {
     let mut hub = Hub::new(NOON);
     let list = List::default();
     let last = fill(&mut hub, &list);
-    for after in [false, true] {
+    for (after, wait_ms) in [(false, 0), (true, 0), (false, 4), (true, 4)] {
         let mut died = 0;
         for fuse in 1.. {
             let objects = Arc::new(InMemory::new());
@@ -85,7 +85,7 @@ fn an_instance_killed_at_any_request_loses_and_repeats_nothing() {
                 Arc::clone(&flaky) as _,
                 &list,
                 &hub.versions,
-                4,
+                Terms::of(4, wait_ms),
                 stop,
             );
             if let Some(instance) = started {
@@ -97,7 +97,12 @@ fn an_instance_killed_at_any_request_loses_and_repeats_nothing() {
                 Instance::start(tokio.handle(), cc("DE"), Arc::clone(&objects) as _, &list, &hub.versions);
             successor.wait_for(last);
             successor.stop();
-            tokio.block_on(assert_sound(&objects, &hub, &before, &format!("fuse {fuse}, after {after}")));
+            tokio.block_on(assert_sound(
+                &objects,
+                &hub,
+                &before,
+                &format!("fuse {fuse}, after {after}, wait {wait_ms}"),
+            ));
             if !flaky.is_dead() {
                 break;
             }
@@ -124,8 +129,9 @@ fn instances_that_race_agree_on_one_log() {
                 let random = seed * 1_000_003 + i;
                 let flaky =
                     Flaky::new(Arc::clone(&objects) as _, fuses[i as usize], i == 1, random, stop.clone());
-                let max_keys = 2 + 3 * i as usize;
-                Instance::try_start(tokio.handle(), cc("DE"), flaky, &list, &hub.versions, max_keys, stop)
+                // One waits for nothing, another for longer than it takes to log all.
+                let terms = Terms::of(2 + 3 * i as usize, [0, 40, 3][((seed + i) % 3) as usize]);
+                Instance::try_start(tokio.handle(), cc("DE"), flaky, &list, &hub.versions, terms, stop)
             })
             .collect();
         instances.iter().for_each(|i| i.wait_for(last));

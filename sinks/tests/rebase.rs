@@ -11,6 +11,7 @@ use keyferry_runtime::codec::KeysRecord;
 use keyferry_schemas::batch::SignedBatch;
 use keyferry_sinks::{
     intake::{Accepted, Diverged, Intake, Read},
+    joining::Joined,
     log::{Draft, Sealed, draft},
     shelf::{Appended, Shelf},
     store::{Store, StoreError},
@@ -87,22 +88,24 @@ fn batches_are_joined_up_to_a_bound_and_not_across_midnight() {
     let mut head: Option<Sealed> = None;
     let mut parts = Vec::new();
     while !waiting.pending().is_empty() {
-        let joined = waiting.joined(head.as_ref(), 5);
-        let sealed = draft(cc("DE"), head.as_ref(), &joined).unwrap().sealed;
-        parts.push((sealed.entry.tag.to_string(), joined.iter().map(|b| b.keys()).collect::<Vec<_>>()));
+        let joined = Joined::next(&waiting, head.as_ref(), 5).unwrap();
+        let sealed = draft(cc("DE"), head.as_ref(), &joined.batches).unwrap().sealed;
+        let keys: Vec<_> = joined.batches.iter().map(|b| b.keys()).collect();
+        parts.push((sealed.entry.tag.to_string(), keys, joined.closed));
         waiting.rebase(&sealed).unwrap();
         head = Some(sealed);
     }
     // The batch of nine is more than the bound and goes alone; it was made the day before and is filed here, as dates
     // never decrease.
     let expected = [
-        ("20201023-1", vec![2, 2]),
-        ("20201023-2", vec![3]),
-        ("20201024-1", vec![1]),
-        ("20201024-2", vec![9]),
-        ("20201024-3", vec![1]),
+        ("20201023-1", vec![2, 2], true),
+        ("20201023-2", vec![3], true),
+        ("20201024-1", vec![1], true),
+        ("20201024-2", vec![9], true),
+        // Others may still come.
+        ("20201024-3", vec![1], false),
     ];
-    assert_eq!(parts, expected.map(|(tag, keys)| (tag.to_owned(), keys)));
+    assert_eq!(parts, expected.map(|(tag, keys, closed)| (tag.to_owned(), keys, closed)));
     let days = head.unwrap().entry.days;
     assert_eq!(days.first_from("2020-10-22".parse().unwrap()), Some(1));
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use common::{
     Hub, NOON, cc,
     flaky::Flaky,
-    instance::{Instance, List, tokio},
+    instance::{Instance, List, Terms, tokio},
 };
 use keyferry_runtime::{dependent::Dependent, health::Health, shutdown::Shutdown};
 use keyferry_schemas::time::Millis;
@@ -131,16 +131,18 @@ fn instances_on_one_bucket_publish_everything_once_and_change_nothing() {
         let store = || tokio.block_on(server.store(prefix));
         let shelf = |store| tokio.block_on(Shelf::open(store, cc("DE"))).unwrap();
         let versions = hub.versions.clone();
-        let run = |shelf, max_keys, stop| {
-            Instance::run(Health::new("distribute"), tokio.handle(), shelf, &list, &versions, max_keys, stop)
+        // One of them waits for more, so that they join uploads differently.
+        let run = |shelf, (max_keys, wait_ms), stop| {
+            let terms = Terms::of(max_keys, wait_ms);
+            Instance::run(Health::new("distribute"), tokio.handle(), shelf, &list, &versions, terms, stop)
         };
         let stop = Shutdown::new();
         let bucket = AmazonS3Builder::from_env().with_bucket_name("keyferry").with_region("us-east-1");
         let bucket = bucket.with_endpoint(server.endpoint()).with_allow_http(true).build().unwrap();
         let bucket = Arc::new(PrefixStore::new(bucket, prefix));
         let flaky = Flaky::new(bucket, 14, after, 0, stop.clone());
-        let first = run(shelf(store()), 5, Shutdown::new());
-        let mortal = run(shelf(Store::over(Arc::clone(&flaky) as _)), 3, stop);
+        let first = run(shelf(store()), (5, 20), Shutdown::new());
+        let mortal = run(shelf(Store::over(Arc::clone(&flaky) as _)), (3, 0), stop);
 
         let reader = store();
         let mut seen = BTreeMap::new();
@@ -164,7 +166,7 @@ fn instances_on_one_bucket_publish_everything_once_and_change_nothing() {
         mortal.wait_for(end);
         assert!(flaky.is_dead(), "{prefix}: it was to be killed by now");
         mortal.stop();
-        let successor = run(shelf(store()), 4, Shutdown::new());
+        let successor = run(shelf(store()), (4, 0), Shutdown::new());
         let end = more(BATCHES, &mut hub);
         first.wait_for(end);
         successor.wait_for(end);

@@ -5,27 +5,21 @@ mod common;
 
 use std::{
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::{Extension, body::Body, http::Request};
 use common::{
-    DAY, HOUR, Hub, NOON, cc,
+    DAY, HOUR, Hub, NOON, Set, cc,
     instance::{Instance, List, tokio},
     metric,
 };
 use keyferry_runtime::{
-    clock::Clock, codec::Codec, config::KafkaConfig, health::Health, http::ClientCertificate, kafka::Kafka,
+    codec::Codec, config::KafkaConfig, health::Health, http::ClientCertificate, kafka::Kafka,
     network::NetworkFeed,
 };
-use keyferry_schemas::{
-    network::{MemberState, StateSince},
-    time::Millis,
-};
+use keyferry_schemas::network::{MemberState, StateSince};
 use keyferry_sinks::{
     Countries, DistributeConfig, Distribution,
     store::{LocalConfig, StoreConfig},
@@ -34,15 +28,6 @@ use object_store::local::LocalFileSystem;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
-
-/// A clock that can be set.
-struct Set(AtomicI64);
-
-impl Clock for Set {
-    fn now(&self) -> Millis {
-        Millis(self.0.load(Ordering::SeqCst))
-    }
-}
 
 /// Metrics are of the process, so one test at a time looks at them.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -69,7 +54,7 @@ impl World {
             writer.wait_for(last);
             writer.stop();
         }
-        let clock = Arc::new(Set(NOON.0.into()));
+        let clock = Set::at(NOON);
         Self { _alone: alone, tokio, hub, store, clock, health: Health::new("distribute") }
     }
 
@@ -90,6 +75,7 @@ impl World {
             retention_days: 14,
             sweep_interval_s: 1,
             max_keys_per_download_batch: 100,
+            join_wait_ms: 0,
         };
         let kafka = Kafka::new(&kafka, "distribute");
         let feed = NetworkFeed::fixed(self.hub.versions.clone());
@@ -151,7 +137,7 @@ fn a_sweep_that_fails_keeps_no_other_country_from_its_own_and_nobody_from_downlo
     let service = world.start(&["DE", "FR"]);
     assert_eq!((world.objects("data/fr"), world.download(&service, "FR")), (1, 200));
     wait_until("one can not be swept, and that is no reason to stop", || world.health.ready().ok);
-    world.clock.0.store(NOON.plus(14 * DAY).0, Ordering::SeqCst);
+    world.clock.put(NOON.plus(14 * DAY));
     wait_until("FR is swept", || world.objects("data/fr") == 0);
     std::thread::sleep(Duration::from_secs(3));
     let live = world.health.live().to_string();
@@ -170,7 +156,7 @@ fn a_member_that_leaves_is_served_no_more_and_its_keys_are_erased() {
     let service = world.start(&["DE", "FR"]);
     assert_eq!((world.download(&service, "DE"), world.download(&service, "FR")), (200, 200));
     assert_eq!(metric("keyferry_distribution_up", "DE"), Some(0.0));
-    world.clock.0.store(NOON.plus(HOUR).0, Ordering::SeqCst);
+    world.clock.put(NOON.plus(HOUR));
     wait_until("DE is not served any more", || service.countries() == [cc("FR")]);
     wait_until("its keys are erased", || world.objects("data/de") == 0);
     assert_eq!((world.objects("log/de"), world.objects("data/fr")), (1, 1), "its log stays, and all of FR");

@@ -14,6 +14,7 @@ use common::{
 use keyferry_schemas::{chain::Break, time::Millis};
 use keyferry_sinks::{
     intake::{Intake, Read},
+    joining::Joined,
     log::draft,
     shelf::Shelf,
     store::{Created, LocalConfig, Store, StoreConfig, data_path, log_path},
@@ -219,7 +220,7 @@ fn a_complete_log_has_each_chain_from_its_first_batch_on() {
     let mut intake = Intake::resume(cc("DE"), None, true);
     intake.take(5, &start, &hub.versions).unwrap();
     intake.take(6, &second, &hub.versions).unwrap();
-    let draft = draft(cc("DE"), None, &intake.joined(None, 10)).unwrap();
+    let draft = draft(cc("DE"), None, &Joined::next(&intake, None, 10).unwrap().batches).unwrap();
     let store = Store::over(Arc::new(InMemory::new()));
     let verify = |log: Bytes| {
         tokio.block_on(async {

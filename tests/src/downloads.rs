@@ -40,6 +40,7 @@ pub fn config(store: &Path) -> DistributeConfig {
         retention_days: 14,
         sweep_interval_s: 5,
         max_keys_per_download_batch: 40,
+        join_wait_ms: 0,
     }
 }
 

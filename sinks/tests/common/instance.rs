@@ -11,6 +11,7 @@ use object_store::ObjectStore;
 use tokio::runtime::{Handle, Runtime};
 
 use keyferry_runtime::{
+    clock::SharedClock,
     codec::Codec,
     health::Health,
     network::{NetworkFeed, Versions},
@@ -19,6 +20,7 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{avro::Record as Avro, country::Country, time::Millis, topics};
 use keyferry_sinks::{
+    joining::Joining,
     metrics::Metrics,
     shelf::Shelf,
     source::{Opened, Source, Topic},
@@ -37,6 +39,8 @@ struct Inner {
     records: Vec<(i64, Option<Bytes>)>,
     first: i64,
     hangs: bool,
+    /// How often a reader was told that there is nothing more.
+    ends: u64,
 }
 
 impl List {
@@ -60,6 +64,17 @@ impl List {
     /// Offset of the last record.
     pub fn last(&self) -> i64 {
         self.0.lock().unwrap().records.last().unwrap().0
+    }
+
+    /// Waits until a reader has read everything, has done with it what it does at once, and asks for more.
+    pub fn wait_until_read(&self) {
+        let ends = || self.0.lock().unwrap().ends;
+        let (begun, before) = (Instant::now(), ends());
+        // The end that is told next may be told to one that had not done it yet.
+        while ends() < before + 3 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nobody reads");
+            std::thread::sleep(Duration::from_micros(300));
+        }
     }
 
     /// Forgets what stands before `first`.
@@ -95,13 +110,14 @@ impl Topic for List {
 
 impl Source for Reading {
     fn next(&mut self, timeout: Duration) -> Result<Next, String> {
-        let inner = self.list.0.lock().unwrap();
+        let mut inner = self.list.0.lock().unwrap();
         if inner.hangs {
             drop(inner);
             std::thread::sleep(timeout);
             return Ok(Next::Timeout);
         }
         let Some((offset, value)) = inner.records.iter().find(|(o, _)| *o >= self.position).cloned() else {
+            inner.ends += 1;
             drop(inner);
             std::thread::sleep(timeout.min(Duration::from_millis(2)));
             return Ok(Next::End);
@@ -117,6 +133,21 @@ impl Source for Reading {
 
 pub fn codec() -> Codec {
     Codec::single_object().unwrap()
+}
+
+/// How an instance joins uploads, and what time it is there.
+#[derive(Clone)]
+pub struct Terms {
+    pub joining: Joining,
+    pub clock: SharedClock,
+}
+
+impl Terms {
+    /// Waits for up to `wait_ms`, at noon.
+    pub fn of(max_keys: usize, wait_ms: u64) -> Self {
+        let wait = Duration::from_millis(wait_ms);
+        Self { joining: Joining { max_keys, wait }, clock: Arc::new(NOON) }
+    }
 }
 
 /// A worker in its thread.
@@ -148,7 +179,7 @@ impl Instance {
         versions: &Versions,
     ) -> Self {
         let shelf = tokio.block_on(Shelf::open(Store::over(objects), country)).unwrap();
-        Self::run(health, tokio, shelf, list, versions, 5, Shutdown::new())
+        Self::run(health, tokio, shelf, list, versions, Terms::of(5, 0), Shutdown::new())
     }
 
     /// `None` if the store died before the worker began.
@@ -158,11 +189,11 @@ impl Instance {
         objects: Arc<dyn ObjectStore>,
         list: &List,
         versions: &Versions,
-        max_keys: usize,
+        terms: Terms,
         stop: Shutdown,
     ) -> Option<Self> {
         let shelf = tokio.block_on(Shelf::open(Store::over(objects), country)).ok()?;
-        Some(Self::run(Health::new("distribute"), tokio, shelf, list, versions, max_keys, stop))
+        Some(Self::run(Health::new("distribute"), tokio, shelf, list, versions, terms, stop))
     }
 
     /// Over a shelf that is open.
@@ -172,7 +203,7 @@ impl Instance {
         shelf: Shelf,
         list: &List,
         versions: &Versions,
-        max_keys: usize,
+        terms: Terms,
         stop: Shutdown,
     ) -> Self {
         let shelf = Arc::new(shelf);
@@ -181,8 +212,8 @@ impl Instance {
             shelf: Arc::clone(&shelf),
             codec: codec(),
             feed: NetworkFeed::fixed(versions.clone()),
-            max_keys,
-            clock: Arc::new(NOON),
+            joining: terms.joining,
+            clock: terms.clock,
             beat: health.component(&topics::keys(shelf.country()), Duration::from_secs(60)),
             metrics: Metrics::new().unwrap(),
             stop: stop.clone(),

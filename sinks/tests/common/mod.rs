@@ -4,11 +4,17 @@
 pub mod flaky;
 pub mod instance;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 
-use keyferry_runtime::network::Versions;
+use keyferry_runtime::{clock::Clock, network::Versions};
 use keyferry_schemas::{
     avro::Record as _,
     batch::{Checkpoint, DataClass, Level, Manifest, SignedBatch, bitmap, sha256, sign_manifest},
@@ -27,6 +33,25 @@ pub const DAY: i64 = 24 * HOUR;
 
 pub fn cc(code: &str) -> Country {
     code.parse().unwrap()
+}
+
+/// A clock that can be set.
+pub struct Set(pub AtomicI64);
+
+impl Set {
+    pub fn at(now: Millis) -> Arc<Self> {
+        Arc::new(Self(now.0.into()))
+    }
+
+    pub fn put(&self, now: Millis) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Set {
+    fn now(&self) -> Millis {
+        Millis(self.0.load(Ordering::SeqCst))
+    }
 }
 
 /// The value of the series of this metric that has this label value.
