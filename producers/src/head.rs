@@ -2,7 +2,7 @@
 
 use axum::http::{
     HeaderMap, HeaderValue,
-    header::{ACCEPT, CONTENT_TYPE},
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE},
 };
 use base64::{
     Engine as _,
@@ -50,6 +50,7 @@ impl Head {
     /// 400, 406 or 415.
     pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let encoding = encoding(headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()))?;
+        uncoded(headers)?;
         Ok(Self {
             encoding,
             batch_tag: batch_tag(headers)?,
@@ -83,6 +84,19 @@ fn encoding(content_type: Option<&str>) -> Result<Encoding, Problem> {
         return Err(problem.header(ACCEPT, HeaderValue::from_static(ACCEPTED)));
     }
     Ok(known)
+}
+
+/// Bodies are taken as they are: a small one that is coded may be of any size in memory.
+fn uncoded(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut codings =
+        headers.get_all(CONTENT_ENCODING).iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    let identity = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    if codings.all(|coding| identity(coding.trim_ascii())) {
+        return Ok(());
+    }
+    let detail = "bodies are taken as they are; send it again without Content-Encoding, not compressed";
+    Err(Problem::new(Code::ContentEncodingUnknown, detail)
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 fn batch_tag(headers: &HeaderMap) -> Result<String, Problem> {
@@ -128,6 +142,8 @@ fn prefers_async(headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse;
+
     use super::*;
 
     #[test]
@@ -155,6 +171,24 @@ mod tests {
         ] {
             let problem = encoding(text).unwrap_err();
             assert_eq!((problem.status().as_u16(), problem.code()), (status, code), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_taken_as_they_are() {
+        let asked = |values: &[&'static str]| {
+            let all = values.iter().map(|v| (CONTENT_ENCODING, HeaderValue::from_static(v)));
+            uncoded(&all.collect())
+        };
+        for taken in [&[][..], &["identity"], &[" Identity ,"], &[""]] {
+            assert!(asked(taken).is_ok(), "{taken:?}");
+        }
+        for refused in
+            [&["gzip"][..], &["x-gzip"], &["identity, br"], &["identity", "deflate"], &["aes128gcm"]]
+        {
+            let response = asked(refused).unwrap_err().into_response();
+            let accepted = response.headers().get(ACCEPT_ENCODING).map(HeaderValue::as_bytes);
+            assert_eq!((response.status().as_u16(), accepted), (415, Some(&b"identity"[..])), "{refused:?}");
         }
     }
 

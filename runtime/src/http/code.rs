@@ -51,6 +51,8 @@ codes! {
     // Of uploads and receipts.
     /// The media type of the body is not spoken.
     MediaTypeUnknown = "media-type-unknown", UNSUPPORTED_MEDIA_TYPE;
+    /// The body is compressed, or coded otherwise.
+    ContentEncodingUnknown = "content-encoding-unknown", UNSUPPORTED_MEDIA_TYPE;
     /// `Content-Type` has no version.
     MediaTypeVersionMissing = "media-type-version-missing", BAD_REQUEST;
     /// The version in `Content-Type` is not `major.minor`.
