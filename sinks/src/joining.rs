@@ -11,6 +11,10 @@ use crate::{
     tag::date_of,
 };
 
+/// Most uploads in one download batch, however small: their signatures and certificates stand in its log object and its
+/// audit, some kilobytes each.
+pub(crate) const MAX_UPLOADS: usize = 1000;
+
 /// What bounds a download batch. Where two instances differ in it, the one that logs first decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Joining {
@@ -39,14 +43,15 @@ impl<'a> Joined<'a> {
         let first = pending.front()?;
         let date = filed_on(before, first.manifest().created_at);
         let mut keys = first.keys();
-        let more = pending.iter().skip(1).take_while(|next| {
+        let more = pending.iter().take(MAX_UPLOADS).skip(1).take_while(|next| {
             let together = keys.saturating_add(next.keys());
             let fits = together <= max_keys && date_of(next.manifest().created_at) <= date;
             keys = if fits { together } else { keys };
             fits
         });
         let batches: Vec<_> = std::iter::once(first).chain(more).collect();
-        let closed = keys >= max_keys || batches.len() < pending.len();
+        let full = keys >= max_keys || batches.len() >= MAX_UPLOADS;
+        let closed = full || batches.len() < pending.len();
         Some(Self { batches, date, closed })
     }
 }

@@ -15,7 +15,7 @@ use keyferry_schemas::avro::AvroError;
 
 use crate::{
     intake::{Intake, Read},
-    joining::{Joined, Joining, Waiting},
+    joining::{Joined, Joining, MAX_UPLOADS, Waiting},
     log::draft,
     metrics::Metrics,
     patience::patiently,
@@ -137,7 +137,8 @@ impl Worker {
         standing: &mut Standing,
         mut timeout: Duration,
     ) -> Result<bool, Fault> {
-        while intake.pending_keys() < self.joining.max_keys && !self.stop.is_tripped() {
+        let full = |i: &Intake| i.pending_keys() >= self.joining.max_keys || i.pending().len() >= MAX_UPLOADS;
+        while !full(intake) && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
                     let go_on = || {

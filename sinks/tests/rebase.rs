@@ -8,7 +8,7 @@ use common::{
     flaky::{Creates, Odd},
 };
 use keyferry_runtime::codec::KeysRecord;
-use keyferry_schemas::batch::SignedBatch;
+use keyferry_schemas::batch::{Level, SignedBatch};
 use keyferry_sinks::{
     intake::{Accepted, Diverged, Intake, Read},
     joining::Joined,
@@ -108,6 +108,22 @@ fn batches_are_joined_up_to_a_bound_and_not_across_midnight() {
     assert_eq!(parts, expected.map(|(tag, keys, closed)| (tag.to_owned(), keys, closed)));
     let days = head.unwrap().entry.days;
     assert_eq!(days.first_from("2020-10-22".parse().unwrap()), Some(1));
+}
+
+/// However small they are: what an audit says of each takes some kilobytes.
+#[test]
+fn no_more_than_a_thousand_uploads_are_joined() {
+    let mut hub = Hub::new(NOON);
+    let b: Vec<_> = (0..1001).map(|_| hub.batch_of("FR", "DE", 1, NOON, Level::Subset)).collect();
+    let mut waiting = intake(&hub, &b.iter().collect::<Vec<_>>()[..1000], None);
+    let joined = |intake: &Intake| {
+        let joined = Joined::next(intake, None, 20_000).unwrap();
+        (joined.batches.len(), joined.closed)
+    };
+    assert_eq!(joined(&waiting), (1000, true));
+    let last = Read::of(Some(Ok(KeysRecord::Batch(b[1000].clone()))));
+    waiting.take(1000, &last, &hub.versions).unwrap();
+    assert_eq!(joined(&waiting), (1000, true));
 }
 
 /// A lost answer looks like another instance and is none.
