@@ -4,14 +4,19 @@
 
 use axum::{
     Extension,
+    body::Body,
     extract::{Path, State},
-    http::header::CONTENT_TYPE,
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use serde::Serialize;
 
-use keyferry_runtime::http::{ClientCertificate, Code, Problem};
+use keyferry_runtime::{
+    http::{ClientCertificate, Code, Problem},
+    network::Versions,
+};
 use keyferry_schemas::{
     avro::Record,
     batch::Manifest,
@@ -22,7 +27,10 @@ use keyferry_schemas::{
 
 use crate::{
     api::{Api, read_date, unknown_tag},
+    body::{HEAVY, Leave},
+    download::reply,
     log::{LevelName, Upload},
+    negotiate::{coding, has_already},
 };
 
 /// One upload of a batch, in the form of EFGS.
@@ -49,6 +57,7 @@ pub(crate) async fn audit(
     State(api): State<Api>,
     client: Option<Extension<ClientCertificate>>,
     Path((date, tag)): Path<(String, String)>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let shelf = api.caller(client.as_deref())?;
     let tag = tag.parse().map_err(|_| unknown_tag());
@@ -57,17 +66,36 @@ pub(crate) async fn audit(
         Err(problem) if problem.code() == Code::DateAfterBatch.as_str() => return Err(unknown_tag()),
         other => other?,
     };
-    let versions = api.feed.versions();
-    let entries = found.sealed.entry.uploads.iter().map(|upload| {
+    let coding = coding(&headers);
+    // All that it is made of never changes, once it was made.
+    let etag = coding.etag(&format!("{}-audit", hex::encode(&found.sealed.hash[..16])));
+    let mut response = if has_already(&headers, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let versions = api.feed.versions();
+        let leave = Leave::of(HEAVY).await;
+        let body = leave.work(move || coding.apply(written(&found.sealed.entry.uploads, &versions)?).ok());
+        let body = body.await.ok_or_else(|| {
+            let detail = "the network document of that batch is not known here yet; try again";
+            Problem::unavailable(Code::NetworkUnknown, detail)
+        })?;
+        let mut response = Response::new(Body::from(body));
+        coding.describe(response.headers_mut());
+        response
+    };
+    let all = response.headers_mut();
+    all.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; version=1.0"));
+    reply(all, &etag, "accept-encoding");
+    Ok(response)
+}
+
+/// The audit as JSON; `None` if a version of the network document is missing that it needs.
+fn written(uploads: &[Upload], versions: &Versions) -> Option<Bytes> {
+    let entries = uploads.iter().map(|upload| {
         let manifest = Manifest::from_avro(upload.manifest.0.clone()).ok()?;
         Some(AuditEntry::of(upload, &manifest, versions.get(&manifest.network_version)?))
     });
-    let json = entries.collect::<Option<Vec<_>>>().and_then(|entries| serde_json::to_vec(&entries).ok());
-    let json = json.ok_or_else(|| {
-        let detail = "the network document of that batch is not known here yet; try again";
-        Problem::unavailable(Code::NetworkUnknown, detail)
-    })?;
-    Ok(([(CONTENT_TYPE, "application/json; version=1.0")], json).into_response())
+    serde_json::to_vec(&entries.collect::<Option<Vec<_>>>()?).ok().map(Bytes::from)
 }
 
 impl AuditEntry {

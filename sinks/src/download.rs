@@ -1,7 +1,5 @@
 //! `GET /diagnosiskeys/download/{yyyy-MM-dd}`: the batches of the country that asks, one at a time, each naming the next.
 
-use std::convert::Infallible;
-
 use axum::{
     Extension, Router,
     body::Body,
@@ -10,22 +8,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use bytes::Bytes;
-use futures::stream;
-use tokio::sync::Semaphore;
 
-use keyferry_runtime::http::{ClientCertificate, Code, Problem};
-use keyferry_schemas::efgs::{self, Encoding};
+use keyferry_runtime::http::{ClientCertificate, Problem};
+use keyferry_schemas::efgs::Encoding;
 
 use crate::{
     api::{Api, Found, erased, next_batch_tag, read_date, read_tag, store_problem},
     audit::audit,
+    body,
     log::Entry,
-    negotiate::{encoding, has_already},
+    negotiate::{Coding, coding, encoding, has_already},
 };
-
-/// Bodies that are written as JSON at a time: each is in memory three times over, and few backends ask for them.
-static WRITERS: Semaphore = Semaphore::const_new(2);
 
 /// The routes of the distribution service.
 pub fn routes(api: Api) -> Router {
@@ -50,67 +43,60 @@ async fn download(
         return Err(gone());
     }
     let entry = &found.sealed.entry;
-    let etag = etag(entry, encoding);
+    let form = (encoding, coding(&headers));
+    let etag = etag(entry, form);
     let mut response = if has_already(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else if method == Method::HEAD {
-        head(entry, encoding)
+        head(entry, form)
     } else {
-        let data = async || shelf.data(entry).await.map_err(|e| store_problem(&e))?.ok_or_else(gone);
-        Response::new(Body::from(match encoding {
-            // As it came from Kafka: nothing here writes keys anew.
-            Encoding::Protobuf => data().await?,
-            Encoding::Json => {
-                // The semaphore is never closed. Held before the keys are read, so that few wait in memory.
-                let _permit = WRITERS.acquire().await.ok();
-                as_json(data().await?).await?
-            }
-        }))
+        let read = async || shelf.data(entry).await.map_err(|e| store_problem(&e))?.ok_or_else(gone);
+        Response::new(Body::from(body::keys(form, read).await?))
     };
-    describe(response.headers_mut(), &found, encoding, &etag);
+    if response.status() == StatusCode::OK {
+        form.1.describe(response.headers_mut());
+    }
+    describe(response.headers_mut(), &found, encoding);
+    reply(response.headers_mut(), &etag, "accept, accept-encoding");
     Ok(response)
 }
 
 /// An answer whose body nobody reads: the keys stay where they are.
-fn head(entry: &Entry, encoding: Encoding) -> Response {
-    match encoding {
-        Encoding::Protobuf => ([(header::CONTENT_LENGTH, entry.data.bytes)], ()).into_response(),
-        // Its length is known only once it was written, and is not that of an empty body.
-        Encoding::Json => Response::new(Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())),
+fn head(entry: &Entry, form: (Encoding, Coding)) -> Response {
+    match form {
+        (Encoding::Protobuf, Coding::Identity) => {
+            ([(header::CONTENT_LENGTH, entry.data.bytes)], ()).into_response()
+        }
+        _ => Response::new(body::unwritten()),
     }
 }
 
-/// Writes keys as JSON, which takes a while: apart from the threads that serve.
-async fn as_json(data: Bytes) -> Result<Bytes, Problem> {
-    let written = tokio::task::spawn_blocking(|| {
-        efgs::decode_joined(data).ok().map(|keys| Bytes::from(efgs::encode_json(&keys)))
-    });
-    written.await.ok().flatten().ok_or_else(|| {
-        let detail = "the batch can not be written as JSON; ask for application/protobuf";
-        Problem::new(Code::NotJson, detail)
-    })
-}
-
-/// A batch never changes, so its hash names it; each encoding has its own name.
-fn etag(entry: &Entry, encoding: Encoding) -> String {
+/// A batch never changes, so its hash names it; each form has its own name.
+fn etag(entry: &Entry, (encoding, coding): (Encoding, Coding)) -> String {
     let form = match encoding {
         Encoding::Protobuf => "pb",
         Encoding::Json => "json",
     };
-    format!("\"{}-{form}\"", hex::encode(&entry.data.sha256.0[..16]))
+    coding.etag(&format!("{}-{form}", hex::encode(&entry.data.sha256.0[..16])))
 }
 
 /// The headers of 200 and 304 alike: with the next tag in them, a client that polls the last batch needs no body.
-fn describe(headers: &mut HeaderMap, found: &Found, encoding: Encoding, etag: &str) {
-    for (name, text) in [("batchtag", found.sealed.entry.tag.to_string()), ("etag", etag.to_owned())] {
-        // Digits, letters, hyphens and quotes: always a header value.
-        if let Ok(value) = HeaderValue::from_str(&text) {
-            headers.insert(name, value);
-        }
+fn describe(headers: &mut HeaderMap, found: &Found, encoding: Encoding) {
+    // Digits and a hyphen: always a header value.
+    if let Ok(tag) = HeaderValue::from_str(&found.sealed.entry.tag.to_string()) {
+        headers.insert("batchtag", tag);
     }
     headers.insert("nextbatchtag", next_batch_tag(found.next));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+}
+
+/// What every answer says of itself that may be kept: its name, and what it depends on.
+pub(crate) fn reply(headers: &mut HeaderMap, etag: &str, vary: &'static str) {
+    // Digits, letters, hyphens, slashes and quotes: always a header value.
+    if let Ok(etag) = HeaderValue::from_str(etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    headers.insert(header::VARY, HeaderValue::from_static(vary));
     // Personal data, and whether there is a next batch has to be asked each time.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
 }

@@ -11,12 +11,13 @@
 //! | [`intake`] | what was verified and is not stored yet; pure |
 //! | [`log`], [`tag`], `text` | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
-//! | [`download`], `audit`, [`api`], `negotiate` | the HTTP contract of EFGS |
+//! | [`download`], `audit`, [`api`], `negotiate`, `body` | the HTTP contract of EFGS |
 //! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
 //! | [`metrics`] | what is counted |
 
 pub mod api;
 mod audit;
+mod body;
 pub mod config;
 pub mod distribute;
 pub mod download;

@@ -1,4 +1,4 @@
-//! What a client accepts, and what it has already. Pure.
+//! What a client accepts, and what it has already (RFC 9110, 12.5 and 13.1.2). Pure.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -22,7 +22,7 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
         known |= matches!(media.name.as_str(), "*/*" | "application/*");
         let Some(encoding) = media.encoding() else { continue };
         known = true;
-        let quality = media.parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0));
+        let quality = quality(&media);
         // Of equals, the first one that was named.
         if media.parameter("version") == Some(VERSION) && quality > best.map_or(0.0, |(q, _)| q) {
             best = Some((quality, encoding));
@@ -44,12 +44,46 @@ pub fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
     }
 }
 
+/// How a body is coded on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// As it is.
+    Identity,
+    /// Smaller.
+    Gzip,
+}
+
+/// The coding that a client prefers by its `Accept-Encoding`. Of equals the smaller one; without the header none. A client
+/// that excludes all there are gets the body as it is, which is what it would get from a server that does not negotiate.
+#[must_use]
+pub fn coding(headers: &HeaderMap) -> Coding {
+    let (mut gzip, mut identity, mut any) = (None, None, None);
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    for item in values.flat_map(|v| v.split(',')) {
+        // The same form: a name and parameters.
+        let item = MediaType::of(item);
+        match item.name.as_str() {
+            "gzip" | "x-gzip" => gzip = Some(quality(&item)),
+            "identity" => identity = Some(quality(&item)),
+            "*" => any = Some(quality(&item)),
+            _ => (),
+        }
+    }
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    if gzip > 0.0 && gzip >= identity.unwrap_or(0.0) { Coding::Gzip } else { Coding::Identity }
+}
+
+fn quality(item: &MediaType<'_>) -> f32 {
+    item.parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0))
+}
+
 /// Whether the client has the representation with this `ETag` already, by its `If-None-Match`.
 #[must_use]
 pub fn has_already(headers: &HeaderMap, etag: &str) -> bool {
     let values = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     // Weak comparison, as RFC 9110 asks for here.
-    values.flat_map(|v| v.split(',')).map(str::trim).any(|t| t == "*" || t.trim_start_matches("W/") == etag)
+    let opaque = |tag: &str| -> String { tag.trim_start_matches("W/").into() };
+    values.flat_map(|v| v.split(',')).map(str::trim).any(|t| t == "*" || opaque(t) == opaque(etag))
 }
 
 #[cfg(test)]
@@ -63,7 +97,7 @@ mod tests {
     #[test]
     fn accept_is_negotiated_as_efgs_clients_know_it() {
         let (protobuf, json) = (Ok(Encoding::Protobuf), Ok(Encoding::Json));
-        let table: [(&[&str], Result<Encoding, u16>); 17] = [
+        let table: [(&[&str], Result<Encoding, u16>); 25] = [
             (&["application/protobuf; version=1.0"], protobuf),
             (&["application/json;version=1.0"], json),
             (&["Application/JSON; Version=\"1.0\""], json),
@@ -77,6 +111,14 @@ mod tests {
             (&["application/protobuf; version=2.0"], Err(415)),
             (&["application/protobuf; version=1"], Err(415)),
             (&["*/*"], Err(415)),
+            (&["application/*"], Err(415)),
+            (&["text/html, */*;q=0.1"], Err(415)),
+            (&["*/*; version=1.0"], Err(415)),
+            (&["*/*, application/json; version=1.0; q=0.1"], json),
+            (&["text/html", "application/protobuf; version=1.0"], protobuf),
+            (&["application/protobuf; version=2.0, text/html"], Err(415)),
+            (&["application/protobuf; version=1.0; q=nan"], Err(415)),
+            (&[""], Err(406)),
             (&[], Err(415)),
             (&["text/html"], Err(406)),
             (&["application/xml; version=1.0"], Err(406)),
@@ -85,6 +127,31 @@ mod tests {
         for (accept, expected) in table {
             let found = encoding(&headers(header::ACCEPT, accept)).map_err(|p| p.status().as_u16());
             assert_eq!(found, expected, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_for_those_who_ask_for_it() {
+        let table: [(&[&str], Coding); 16] = [
+            (&[], Coding::Identity),
+            (&[""], Coding::Identity),
+            (&["identity"], Coding::Identity),
+            (&["br, deflate, zstd"], Coding::Identity),
+            (&["gzip"], Coding::Gzip),
+            (&["X-GZIP"], Coding::Gzip),
+            (&["deflate, gzip;q=1.0, *;q=0.5"], Coding::Gzip),
+            (&["br", "gzip ; q=0.1"], Coding::Gzip),
+            (&["gzip;q=0"], Coding::Identity),
+            (&["gzip;q=0, *"], Coding::Identity),
+            (&["gzip;q=much"], Coding::Identity),
+            (&["*"], Coding::Gzip),
+            (&["*;q=0"], Coding::Identity),
+            (&["identity;q=0.5, gzip;q=0.4"], Coding::Identity),
+            (&["identity;q=0.5, *;q=0.6"], Coding::Gzip),
+            (&["identity;q=0, br"], Coding::Identity),
+        ];
+        for (accepted, expected) in table {
+            assert_eq!(coding(&headers(header::ACCEPT_ENCODING, accepted)), expected, "{accepted:?}");
         }
     }
 
@@ -98,7 +165,9 @@ mod tests {
             ("\"b\"", false),
             ("a", false),
         ] {
-            assert_eq!(has_already(&headers(header::IF_NONE_MATCH, &[held]), "\"a\""), same, "{held}");
+            for etag in ["\"a\"", "W/\"a\""] {
+                assert_eq!(has_already(&headers(header::IF_NONE_MATCH, &[held]), etag), same, "{held}");
+            }
         }
         assert!(!has_already(&HeaderMap::new(), "\"a\""));
     }

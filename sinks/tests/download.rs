@@ -5,130 +5,14 @@ mod common;
 
 use std::sync::Arc;
 
-use axum::{
-    Extension, Router,
-    body::{Body, to_bytes},
-    http::{HeaderMap, Request},
-};
-use bytes::Bytes;
+use axum::Extension;
 use common::{
-    DAY, HOUR, Hub, NOON, cc,
-    instance::{Instance, List, tokio},
+    DAY, HOUR, NOON, cc,
+    web::{PROTOBUF, Service, keys},
 };
-use keyferry_runtime::{http::ClientCertificate, network::NetworkFeed};
-use keyferry_schemas::{
-    batch::Level,
-    efgs::{self, Encoding},
-    time::Millis,
-};
-use keyferry_sinks::{
-    api::{Api, Periods, Shelves},
-    download::routes,
-    shelf::Shelf,
-    store::Store,
-    sweep::sweep,
-};
-use object_store::{ObjectStore, memory::InMemory};
-use serde_json::Value;
-use tokio::runtime::Runtime;
-use tower::ServiceExt;
-
-const PROTOBUF: &str = "application/protobuf; version=1.0";
-
-struct Service {
-    hub: Hub,
-    tokio: Runtime,
-    objects: Arc<InMemory>,
-    list: List,
-    now: Millis,
-}
-
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Bytes,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
-    }
-
-    fn code(&self) -> String {
-        serde_json::from_slice::<Value>(&self.body).unwrap()["code"].as_str().unwrap().into()
-    }
-}
-
-impl Service {
-    fn new() -> Self {
-        let objects = Arc::new(InMemory::new());
-        Self { hub: Hub::new(NOON), tokio: tokio(), objects, list: List::default(), now: NOON }
-    }
-
-    /// Each a download batch of its own, of this many keys, made at this time.
-    fn publish(&mut self, batches: &[(usize, Millis)]) {
-        for (keys, at) in batches {
-            let batch = self.hub.batch("FR", "DE", *keys, *at);
-            self.publish_one(&batch);
-        }
-    }
-
-    fn publish_one(&self, batch: &keyferry_schemas::batch::SignedBatch) {
-        let last = self.list.push(batch);
-        let objects = Arc::clone(&self.objects) as Arc<dyn ObjectStore>;
-        let instance =
-            Instance::start(self.tokio.handle(), cc("DE"), objects, &self.list, &self.hub.versions);
-        instance.wait_for(last);
-        instance.stop();
-    }
-
-    fn api(&self) -> Api {
-        let shelves = Shelves::default();
-        let store = Store::over(Arc::clone(&self.objects) as _);
-        for served in ["DE", "FR"] {
-            let shelf = self.tokio.block_on(Shelf::open(store.clone(), cc(served))).unwrap();
-            shelves.add(Arc::new(shelf));
-        }
-        Api {
-            shelves,
-            feed: NetworkFeed::fixed(self.hub.versions.clone()),
-            clock: Arc::new(self.now),
-            periods: Periods { window_days: 14, retention_ms: 14 * DAY },
-        }
-    }
-
-    fn router(&self, country: &str) -> Router {
-        let sha256 = self.hub.nation(cc(country)).authentication.certificate.sha256();
-        let client = ClientCertificate { sha256, subject_country: Some(cc(country)) };
-        routes(self.api()).layer(Extension(client))
-    }
-
-    fn ask(&self, router: &Router, path: &str, headers: &[(&str, &str)]) -> Answer {
-        self.ask_as("GET", router, path, headers)
-    }
-
-    fn ask_as(&self, method: &str, router: &Router, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("/diagnosiskeys/{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.tokio.block_on(async {
-            let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-            let (status, headers) = (response.status().as_u16(), response.headers().clone());
-            Answer { status, headers, body: to_bytes(response.into_body(), 1 << 20).await.unwrap() }
-        })
-    }
-
-    fn download(&self, router: &Router, date: &str, tag: Option<&str>) -> Answer {
-        let tag = tag.map(|t| ("batchTag", t));
-        let headers: Vec<_> = [("Accept", PROTOBUF)].into_iter().chain(tag).collect();
-        self.ask(router, &format!("download/{date}"), &headers)
-    }
-}
-
-fn keys(answer: &Answer) -> usize {
-    efgs::decode(Encoding::Protobuf, answer.body.clone()).unwrap().len()
-}
+use keyferry_runtime::http::ClientCertificate;
+use keyferry_schemas::efgs::{self, Encoding};
+use keyferry_sinks::{download::routes, store::Store, sweep::sweep};
 
 #[test]
 fn a_walk_crosses_midnight_and_ends_with_null() {
@@ -284,32 +168,4 @@ fn what_is_kept_is_found_among_what_is_erased() {
     assert_eq!(next("20201023-4"), (410, "20201023-5".into()));
     assert_eq!(next("20201023-5"), (200, "20201023-6".into()));
     assert_eq!(next("20201023-6"), (410, "null".into()));
-}
-
-#[test]
-fn an_audit_shows_what_proves_the_origin() {
-    let mut service = Service::new();
-    service.publish(&[(3, NOON)]);
-    let subset = service.hub.batch_of("FR", "DE", 2, NOON, Level::Subset);
-    service.publish_one(&subset);
-    let router = service.router("DE");
-    let audit = |tag: &str| service.ask(&router, &format!("audit/download/2020-10-22/{tag}"), &[]);
-    let entries: Value = serde_json::from_slice(&audit("20201023-1").body).unwrap();
-    let entry = &entries[0];
-    assert_eq!(
-        (entries.as_array().unwrap().len(), &entry["country"], &entry["amount"]),
-        (1, &"FR".into(), &3.into())
-    );
-    assert_eq!(entry["uploadedTime"], "2020-10-23T12:00:00Z");
-    let fr = service.hub.nation(cc("FR"));
-    for (identity, role) in [(&fr.authentication, "uploader"), (&fr.signing, "signing")] {
-        assert_eq!(entry[format!("{role}Certificate")], identity.certificate_pem().unwrap());
-    }
-    assert!(entry["batchSignature"].is_string() && entry["uploaderOperatorSignature"].is_string());
-    assert!(entry["signingCertificateOperatorSignature"].is_string() && entry["originProof"].is_null());
-    let entries: Value = serde_json::from_slice(&audit("20201023-2").body).unwrap();
-    assert!(entries[0]["originProof"] == false && entries[0]["batchSignature"].is_null());
-    assert_eq!(audit("20201023-3").status, 404);
-    assert_eq!(service.ask(&router, "audit/download/2020-10-24/20201023-1", &[]).status, 404);
-    assert_eq!(service.ask(&router, "audit/download/2020-10-01/20201023-1", &[]).status, 410);
 }

@@ -3,6 +3,7 @@
 
 pub mod flaky;
 pub mod instance;
+pub mod web;
 
 use std::{
     collections::BTreeMap,
