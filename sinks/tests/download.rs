@@ -11,7 +11,10 @@ use common::{
     web::{PROTOBUF, Service, keys},
 };
 use keyferry_runtime::http::ClientCertificate;
-use keyferry_schemas::efgs::{self, Encoding};
+use keyferry_schemas::{
+    efgs::{self, Encoding},
+    media::ACCEPTED,
+};
 use keyferry_sinks::{download::routes, store::Store, sweep::sweep};
 
 #[test]
@@ -70,12 +73,21 @@ fn dates_and_tags_are_answered_as_efgs_answered() {
     }
     let empty = service.router("FR");
     assert_eq!(service.download(&empty, "2020-10-23", None).code(), "no-batch");
-    for (accept, status) in [("application/protobuf", 415), ("text/html", 406)] {
-        assert_eq!(
-            service.ask(&router, "download/2020-10-23", &[("Accept", accept)]).status,
-            status,
-            "{accept}"
-        );
+    let refusals: [(&[(&str, &str)], u16, &str); 5] = [
+        (&[("Accept", "application/protobuf")], 415, "accept-version"),
+        (&[("Accept", "application/protobuf; version=2.0")], 415, "accept-version"),
+        (&[("Accept", "*/*")], 415, "accept-version"),
+        (&[], 415, "accept-version"),
+        (&[("Accept", "text/html")], 406, "accept-media-type"),
+    ];
+    for (accept, status, code) in refusals {
+        let refused = service.ask(&router, "download/2020-10-23", accept);
+        assert_eq!((refused.status, refused.code().as_str()), (status, code), "{accept:?}");
+        assert_eq!(refused.header("accept"), ACCEPTED, "it names what there is");
+    }
+    for path in ["download/%ff", "audit/download/2020-10-23/%ff"] {
+        let garbage = service.ask(&router, path, &[("Accept", PROTOBUF)]);
+        assert_eq!((garbage.status, garbage.code().as_str()), (400, "path-malformed"), "{path}");
     }
     assert_eq!(service.ask_as("POST", &router, "download/2020-10-23", &[]).status, 405);
 }

@@ -63,16 +63,22 @@ fn follow(service: &Service, router: &Router, start: Date, walked: &mut Walked) 
         }
         None => Some(None),
     };
+    let mut erased = false;
     while let Some(wanted) = ask {
         let date = wanted.as_deref().map_or(start, |tag| place(tag).0);
         let answer = service.download(router, &date.to_string(), wanted.as_deref());
         match (answer.status, answer.header("nextBatchTag")) {
             (200, _) => {
-                walked.at = Some(place(answer.header("batchTag")));
+                let (day, n) = place(answer.header("batchTag"));
+                // The next number of its day, or the first one of a later day; unless something was erased between them.
+                if let Some((before, last)) = walked.at.filter(|_| !erased) {
+                    assert!((before, last + 1) == (day, n) || (before < day && n == 1), "{before} {last}");
+                }
+                (walked.at, erased) = (Some((day, n)), false);
                 walked.keys.extend(data(&answer));
             }
             // Erased, and it says where to go on.
-            (410, next) if !next.is_empty() => (),
+            (410, next) if !next.is_empty() => erased = true,
             (status, _) => return Some(status),
         }
         let next = answer.header("nextBatchTag").to_owned();
