@@ -30,9 +30,9 @@ use crate::{
     lone::Lone,
 };
 
-/// What a service over the store in this folder is told. Uploads are seldom joined, so that there are many batches.
+/// What a service over the store in this folder is told. Few keys are joined, so that there are many batches.
 #[must_use]
-pub fn config(store: &Path) -> DistributeConfig {
+pub fn config(store: &Path, join_wait_ms: u32) -> DistributeConfig {
     DistributeConfig {
         countries: Countries::All,
         store: StoreConfig::Local(LocalConfig { path: store.to_owned() }),
@@ -40,7 +40,7 @@ pub fn config(store: &Path) -> DistributeConfig {
         retention_days: 14,
         sweep_interval_s: 5,
         max_keys_per_download_batch: 40,
-        join_wait_ms: 0,
+        join_wait_ms,
     }
 }
 
@@ -50,7 +50,15 @@ impl Hub {
     /// # Errors
     /// It can not be started.
     pub fn lone_distribution(&self, program: &str, store: &Path) -> Result<Lone> {
-        self.lone(program, &store.to_string_lossy(), &[])
+        self.lone_distribution_that_waits(program, store, 0)
+    }
+
+    /// The same with uploads that wait for one another, for up to this long.
+    ///
+    /// # Errors
+    /// It can not be started.
+    pub fn lone_distribution_that_waits(&self, program: &str, store: &Path, wait_ms: u32) -> Result<Lone> {
+        self.lone(program, &store.to_string_lossy(), &[&wait_ms.to_string()])
     }
 
     /// Verifies the store of one country as `keyferry verify` does.

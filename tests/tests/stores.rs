@@ -1,4 +1,5 @@
-//! Two distribution services on one store, which are killed again and again while they store and serve.
+//! Two distribution services on one store, which are killed again and again while they store and serve. In one of them
+//! uploads wait for one another, in the other they do not, so that the two join them differently.
 //!
 //! Operations: three countries upload without a pause and fetch what the others sent, over HTTP, from their first batch
 //! to `nextBatchTag: null`.
@@ -32,8 +33,9 @@ fn seed() -> u64 {
     seed
 }
 
-fn start(hub: &Hub, store: &Path) -> Lone {
-    hub.lone_distribution(env!("CARGO_BIN_EXE_lone-distribution"), store).unwrap()
+fn start(hub: &Hub, store: &Path, i: usize) -> Lone {
+    let program = env!("CARGO_BIN_EXE_lone-distribution");
+    hub.lone_distribution_that_waits(program, store, [0, 150][i]).unwrap()
 }
 
 /// All that was ever seen, by country.
@@ -76,7 +78,7 @@ fn services_that_share_a_store_publish_every_key_once_and_change_nothing() {
     let store = folder.path();
     let client = Client::new().unwrap();
     let (mut seen, mut sent) = (Seen::default(), BTreeMap::<_, Vec<Vec<u8>>>::new());
-    let mut services = [start(&hub, store), start(&hub, store)];
+    let mut services = [start(&hub, store, 0), start(&hub, store, 1)];
     let mut uploads = 0;
     for n in 1..=KILLS {
         let moment = Instant::now() + Duration::from_millis(300 + rng.below(3000));
@@ -97,7 +99,7 @@ fn services_that_share_a_store_publish_every_key_once_and_change_nothing() {
         let (first, both) = (rng.below(2) as usize, rng.below(3) == 0);
         for i in [first, 1 - first].into_iter().take(if both { 2 } else { 1 }) {
             services[i].signal("KILL").unwrap();
-            services[i] = start(&hub, store);
+            services[i] = start(&hub, store, i);
         }
         let batches: usize = seen.0.values().map(Vec::len).sum();
         println!(
@@ -108,7 +110,7 @@ fn services_that_share_a_store_publish_every_key_once_and_change_nothing() {
     for country in COUNTRIES {
         hub.decided(country, uploads).unwrap();
     }
-    let last = start(&hub, store);
+    let last = start(&hub, store, 0);
     let at = last.addresses().unwrap();
     let expected =
         |country| sorted(sent.iter().filter(|(o, _)| **o != country).flat_map(|(_, k)| k.clone()).collect());
