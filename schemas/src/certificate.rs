@@ -1,5 +1,7 @@
 //! An X.509 certificate as the network document registers it: its identity, its key, its dates.
 
+mod describe;
+
 use std::{fmt, ops::RangeInclusive};
 
 use der::{Decode, Encode};
@@ -137,13 +139,13 @@ impl Certificate {
         self.country
     }
 
-    /// Whether `now` lies within the dates of the certificate itself.
+    /// The first moment of the certificate's own validity.
     #[must_use]
-    pub fn in_force(&self, now: Millis) -> bool {
-        (self.not_before..=self.not_after).contains(&now)
+    pub fn not_before(&self) -> Millis {
+        self.not_before
     }
 
-    /// When the certificate itself ends.
+    /// The last moment of the certificate's own validity.
     #[must_use]
     pub fn not_after(&self) -> Millis {
         self.not_after

@@ -157,7 +157,8 @@ pub struct CertificateEntry {
     pub revoked: Option<Timestamp>,
     /// The certificate, PEM: one CERTIFICATE block and nothing else, because the document is read by everybody.
     pub pem: String,
-    /// The trust anchor's signature over `pem`: raw, SHA-256, base64. `keyferry network sign` fills it in.
+    /// The trust anchor's signature over `pem`: raw, RSA or ECDSA with SHA-256, SHA-384 or SHA-512, base64. `keyferry network
+    /// sign` fills it in, with SHA-256.
     #[serde(default)]
     pub anchor_signature: String,
 }

@@ -2,20 +2,23 @@
 //!
 //! A [`Network`] can only be had by way of the trust anchor's signature, so whoever holds one holds a signed truth.
 
+mod certificates;
 mod check;
 mod coverage;
 mod document;
+mod term;
 
 use std::collections::{BTreeMap, HashMap};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
-use openssl::{hash::MessageDigest, sign::Verifier};
 
+pub use certificates::{LeftOut, Registered, anchor_signed};
 pub use check::Fault;
 pub use coverage::Coverage;
 pub use document::*;
+pub use term::{CertificateState, RETIRING_MS, Term};
 
 use crate::{
     certificate::Certificate,
@@ -51,36 +54,6 @@ pub enum UntrustedNetwork {
     },
 }
 
-/// A registered certificate, in a form that can be used.
-#[derive(Debug, Clone)]
-pub struct Registered {
-    /// The member it belongs to.
-    pub country: Country,
-    /// What for.
-    pub usage: Use,
-    /// The certificate.
-    pub certificate: Certificate,
-    /// From when it counts.
-    pub from: Millis,
-    /// Until when.
-    pub until: Millis,
-    /// When it was revoked.
-    pub revoked: Option<Millis>,
-    /// The entry it was made from, which audits show.
-    pub entry: CertificateEntry,
-}
-
-impl Registered {
-    /// Whether it counts at `now`.
-    #[must_use]
-    pub fn in_force(&self, now: Millis) -> bool {
-        self.from <= now
-            && now < self.until
-            && self.revoked.is_none_or(|t| now < t)
-            && self.certificate.in_force(now)
-    }
-}
-
 struct SigningKey {
     key: VerifyingKey,
     from: Millis,
@@ -92,12 +65,14 @@ pub struct Network {
     document: Document,
     members: BTreeMap<Country, usize>,
     certificates: Vec<Registered>,
+    left_out: Vec<LeftOut>,
     by_hash: HashMap<Hash, Vec<usize>>,
     signing_keys: HashMap<String, SigningKey>,
 }
 
 impl Network {
-    /// Verifies and reads one version.
+    /// Verifies and reads one version, as every role does each time it loads one. A certificate that no pinned anchor
+    /// has signed does not exist then ([`Network::left_out`]).
     ///
     /// # Errors
     /// [`UntrustedNetwork`].
@@ -106,7 +81,7 @@ impl Network {
         if !anchors.iter().any(|a| signature.names(a) && signature.verify(&record.document, a)) {
             return Err(UntrustedNetwork::Anchor(record.version));
         }
-        let network = Self::read(&record.document, anchors)?;
+        let network = Self::parse(&record.document, anchors, false)?;
         if (&network.document.network, network.document.version) != (&record.network, record.version) {
             return Err(UntrustedNetwork::Mismatch {
                 network: record.network.clone(),
@@ -116,11 +91,16 @@ impl Network {
         Ok(network)
     }
 
-    /// Reads a document whose signature is not there yet, for those who are about to make it.
+    /// Reads a document whose signature is not there yet, for those who are about to make or to publish it. That no
+    /// pinned anchor has signed a certificate is a fault here.
     ///
     /// # Errors
     /// [`UntrustedNetwork`], all faults at once.
     pub fn read(document: &Bytes, anchors: &[Certificate]) -> Result<Self, UntrustedNetwork> {
+        Self::parse(document, anchors, true)
+    }
+
+    fn parse(document: &Bytes, anchors: &[Certificate], strict: bool) -> Result<Self, UntrustedNetwork> {
         let text = std::str::from_utf8(document).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
         let document: Document =
             serde_saphyr::from_str(text).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
@@ -128,49 +108,14 @@ impl Network {
         let mut network = Self {
             members: document.members.iter().enumerate().map(|(i, m)| (m.country, i)).collect(),
             certificates: Vec::new(),
+            left_out: Vec::new(),
             by_hash: HashMap::new(),
             signing_keys: HashMap::new(),
             document,
         };
-        network.load_certificates(anchors, &mut faults);
+        network.load_certificates(anchors, strict, &mut faults);
         network.load_signing_keys(&mut faults);
         if faults.is_empty() { Ok(network) } else { Err(UntrustedNetwork::Faults(faults)) }
-    }
-
-    fn load_certificates(&mut self, anchors: &[Certificate], faults: &mut Vec<Fault>) {
-        let aliases = &self.document.aliases;
-        let resolve = |code: Country| aliases.get(&code).copied().unwrap_or(code);
-        for (m, member) in self.document.members.iter().enumerate() {
-            for (c, entry) in member.certificates.iter().enumerate() {
-                let path = format!("members[{m}] ({}).certificates[{c}]", member.country);
-                let certificate = match Certificate::from_pem_alone(&entry.pem) {
-                    Ok(certificate) => certificate,
-                    Err(e) => {
-                        faults.push(Fault::new(format!("{path}.pem"), e.to_string()));
-                        continue;
-                    }
-                };
-                if !anchor_signed(entry, anchors) {
-                    let what = "is not the trust anchor's signature over `pem`; run `keyferry network sign`";
-                    faults.push(Fault::new(format!("{path}.anchor_signature"), what.into()));
-                }
-                // Greece is GR here and EL in many of its certificates.
-                if certificate.country().map(resolve) != Some(resolve(member.country)) {
-                    let what = format!("the subject's C is not {}", member.country);
-                    faults.push(Fault::new(format!("{path}.pem"), what));
-                }
-                self.by_hash.entry(certificate.sha256()).or_default().push(self.certificates.len());
-                self.certificates.push(Registered {
-                    country: member.country,
-                    usage: entry.usage,
-                    certificate,
-                    from: entry.from.into(),
-                    until: entry.until.into(),
-                    revoked: entry.revoked.map(Into::into),
-                    entry: entry.clone(),
-                });
-            }
-        }
     }
 
     fn load_signing_keys(&mut self, faults: &mut Vec<Fault>) {
@@ -232,16 +177,18 @@ impl Network {
         states.iter().rev().find(|s| Millis::from(s.from) <= now).map_or(MemberState::Pending, |s| s.state)
     }
 
-    /// Every registered certificate, in the order of the document.
-    #[must_use]
-    pub fn certificates(&self) -> &[Registered] {
-        &self.certificates
-    }
-
     /// Registrations of the certificate with this SHA-256 for this use.
     pub fn registered(&self, sha256: &Hash, usage: Use) -> impl Iterator<Item = &Registered> {
         let indexes = self.by_hash.get(sha256).map(Vec::as_slice).unwrap_or_default();
         indexes.iter().map(|i| &self.certificates[*i]).filter(move |r| r.usage == usage)
+    }
+
+    /// The first moment from `now` on at which the hub has no signing key in force; a past one if it has none now.
+    /// `None` if it has had none yet.
+    #[must_use]
+    pub fn signs_until(&self, now: Millis) -> Option<Millis> {
+        let terms = self.signing_keys.values().map(|k| Term { from: k.from, until: k.until, revoked: None });
+        term::covered_until(&terms.collect::<Vec<_>>(), now)
     }
 
     /// The signing key with this name, if it was in force at `now`.
@@ -249,15 +196,4 @@ impl Network {
     pub fn signing_key(&self, id: &str, now: Millis) -> Option<&VerifyingKey> {
         self.signing_keys.get(id).filter(|k| k.from <= now && now < k.until).map(|k| &k.key)
     }
-}
-
-fn anchor_signed(entry: &CertificateEntry, anchors: &[Certificate]) -> bool {
-    let Ok(signature) = STANDARD.decode(&entry.anchor_signature) else { return false };
-    anchors.iter().any(|anchor| {
-        let holds = || -> Result<bool, openssl::error::ErrorStack> {
-            let key = anchor.x509().public_key()?;
-            Verifier::new(MessageDigest::sha256(), &key)?.verify_oneshot(&signature, entry.pem.as_bytes())
-        };
-        holds().unwrap_or(false)
-    })
 }

@@ -43,6 +43,8 @@ pub(super) fn run(args: &Apply) -> Result<(), Fatal> {
     let anchors = connection.anchors()?;
     let record = files::signed(&args.file, args.cms.as_deref())?;
     let network = Network::open(&record, &anchors).map_err(|e| files::untrusted(&args.file, &e))?;
+    // Roles would pass over a certificate that the anchor has not signed. Nothing that they pass over is published.
+    Network::read(&record.document, &anchors).map_err(|e| files::untrusted(&args.file, &e))?;
 
     let published = history::read(&connection)?;
     let is_new = is_new(args, &record, published.last())?;

@@ -8,14 +8,14 @@ use keyferry_runtime::exit::Fatal;
 use keyferry_schemas::{
     certificate::Certificate,
     cms,
-    network::{CertificateEntry, Document, Network},
+    network::{Document, Network, anchor_signed},
     records::NetworkRecord,
 };
 use openssl::{
     error::ErrorStack,
     hash::MessageDigest,
     pkey::{PKey, Private},
-    sign::{Signer, Verifier},
+    sign::Signer,
 };
 use zeroize::Zeroizing;
 
@@ -109,7 +109,7 @@ fn sign_certificates(
     }
     let mut signed = 0;
     for entry in document.members.iter_mut().flat_map(|m| &mut m.certificates) {
-        if !holds(entry, anchor) {
+        if !anchor_signed(entry, std::slice::from_ref(anchor)) {
             let signature = Signer::new(MessageDigest::sha256(), key)
                 .and_then(|mut signer| signer.sign_oneshot_to_vec(entry.pem.as_bytes()))
                 .map_err(|e| failed("a certificate", &e))?;
@@ -148,14 +148,6 @@ fn edit(bytes: &[u8], document: &Document) -> Option<String> {
         }
     }
     entries.next().is_none().then_some(edited)
-}
-
-fn holds(entry: &CertificateEntry, anchor: &Certificate) -> bool {
-    let Ok(signature) = STANDARD.decode(&entry.anchor_signature) else { return false };
-    let verified = anchor.x509().public_key().and_then(|key| {
-        Verifier::new(MessageDigest::sha256(), &key)?.verify_oneshot(&signature, entry.pem.as_bytes())
-    });
-    verified.unwrap_or(false)
 }
 
 fn failed(what: &str, error: &ErrorStack) -> Fatal {
