@@ -11,6 +11,7 @@
 //! | [`records`] | the records of the topics `uploads`, `ledger`, `heads`, `network` |
 //! | [`batch`] | the records of the topics `keys`: signed batches and checkpoints |
 //! | [`chain`] | verification of batches and of the chain they form |
+//! | [`rules`] | what an upload has to be, as far as that needs no state |
 //! | [`rejection`] | the closed list of reasons for a refusal |
 //! | [`topics`] | names and settings of the topics |
 //! | [`avro`] | the codec of all records; the schemas are in `avro/` |
@@ -31,6 +32,7 @@ pub mod network;
 pub mod openapi;
 pub mod records;
 pub mod rejection;
+pub mod rules;
 pub mod time;
 pub mod topics;
 #[cfg(feature = "world")]

@@ -1,0 +1,212 @@
+//! What an upload has to be, rule by rule, as far as that is told by the upload, the network document and the time.
+//!
+//! The pipeline asks all of them in its stage `validate`, and what it says counts. Others may ask before.
+
+use bytes::Bytes;
+
+use crate::{
+    cms::Detached,
+    country::Country,
+    efgs::{self, BadBody, DiagnosisKey, Encoding, Onset, RISK_LEVEL_UNSET, ReportType},
+    network::{CertificateState, Member, MemberState, Network, OnsetPolicy, Registered, Use},
+    records::{Hash, Verdict},
+    rejection::Rejection,
+    time::{INTERVALS_PER_DAY, Interval, Millis},
+};
+
+/// An upload of which nothing is taken, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The reason.
+    pub reason: Rejection,
+    /// In one line, for the sender.
+    pub detail: String,
+    /// Number of keys, as far as they could be counted.
+    pub keys: usize,
+    /// The invalid keys, where these are the reason.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// What a sender wrote may stand in a detail, which is kept for weeks: more of it than this helps nobody.
+const MAX_DETAIL_CHARS: usize = 300;
+
+impl Rejected {
+    /// Nothing is taken for this reason; no key is at fault, as far as is known.
+    #[must_use]
+    pub fn new(reason: Rejection, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL_CHARS) {
+            detail.truncate(end);
+        }
+        Self { reason, detail, keys: 0, verdicts: Vec::new() }
+    }
+}
+
+/// The member that sends, if it may: an active one, whose client certificate is registered and in force.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn sender<'n>(
+    client_certificate: &Hash,
+    origin: Country,
+    network: &'n Network,
+    now: Millis,
+) -> Result<&'n Member, Rejected> {
+    let Some(member) = network.member(origin) else {
+        return Err(Rejected::new(
+            Rejection::MemberUnknown,
+            format!("{origin} is no member of {}", network.name()),
+        ));
+    };
+    let state = network.state(origin, now);
+    if state != MemberState::Active {
+        let detail = format!("the membership of {origin} is {state:?}; only an active member uploads");
+        return Err(Rejected::new(Rejection::MemberNotActive, detail));
+    }
+    let mut known = false;
+    for registered in network.registered(client_certificate, Use::Authentication) {
+        if registered.country == origin {
+            known = true;
+            if registered.in_force(now) {
+                return Ok(member);
+            }
+        }
+    }
+    let (reason, what) = if known {
+        (Rejection::ClientCertificateNotInForce, "is registered, and not in force now")
+    } else {
+        (Rejection::ClientCertificateUnknown, "is not registered for authentication")
+    };
+    let detail = format!("the client certificate {} of {origin} {what}", hex::encode(client_certificate));
+    Err(Rejected::new(reason, detail))
+}
+
+/// The keys in a body: at least one, and no more than the member may send at once.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn keys(encoding: Encoding, body: &Bytes, member: &Member) -> Result<Vec<DiagnosisKey>, Rejected> {
+    let limit = member.max_keys_per_upload as usize;
+    let too_many = |n| {
+        Rejected::new(
+            Rejection::TooManyKeys,
+            format!("{n} keys; {} may send {limit} at once", member.country),
+        )
+    };
+    let keys = efgs::decode(encoding, Bytes::clone(body)).map_err(|e| match e {
+        BadBody::TooMany(n) => too_many(n),
+        e => Rejected::new(Rejection::Body, e.to_string()),
+    })?;
+    match keys.len() {
+        0 => Err(Rejected::new(Rejection::NoKeys, "there is no key in the upload")),
+        n if n > limit => Err(too_many(n)),
+        _ => Ok(keys),
+    }
+}
+
+/// That every key names `origin`, aliases resolved.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn same_origin(keys: &[DiagnosisKey], origin: Country, network: &Network) -> Result<(), Rejected> {
+    let own =
+        |key: &DiagnosisKey| key.origin.parse().is_ok_and(|c| network.resolve(c) == network.resolve(origin));
+    match keys.iter().position(|k| !own(k)) {
+        None => Ok(()),
+        Some(index) => {
+            let detail =
+                format!("key {index} names another origin than {origin}; a country sends its own keys only");
+            Err(Rejected::new(Rejection::KeyOrigin, detail))
+        }
+    }
+}
+
+/// Which of a member's certificates may have made a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signers {
+    /// Those in force.
+    InForce,
+    /// Those whose time is still to come besides: for a trial, of which nothing is kept.
+    InForceOrPending,
+}
+
+/// Verifies the origin's signature over `signed`, the canonical bytes; returns the registration of the certificate that
+/// did. Costs one public-key operation for each registration of the certificate that the CMS names.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn signer<'n>(
+    cms: &[u8],
+    signed: &[u8],
+    origin: Country,
+    network: &'n Network,
+    now: Millis,
+    signers: Signers,
+) -> Result<&'n Registered, Rejected> {
+    let rejected = |reason| Rejected::new(reason, signature_hint(reason));
+    let cms = Detached::read(cms).map_err(rejected)?;
+    let registered = network.certificates().iter();
+    let named: Vec<_> = registered.filter(|r| r.usage == Use::Signing && cms.names(&r.certificate)).collect();
+    let own: Vec<_> = named.iter().copied().filter(|r| r.country == origin).collect();
+    let pending = |r: &Registered| network.certificate_state(r, now) == CertificateState::Pending;
+    // Of one that is registered twice, what is in force goes first.
+    let mut counting: Vec<_> = own.iter().copied().filter(|r| r.in_force(now)).collect();
+    if signers == Signers::InForceOrPending {
+        counting.extend(own.iter().copied().filter(|r| pending(r)));
+    }
+    let reason = match (named.is_empty(), own.is_empty(), counting.is_empty()) {
+        (true, ..) => Rejection::SigningCertificateUnknown,
+        (_, true, _) => Rejection::SigningCertificateForeign,
+        (.., true) => Rejection::SigningCertificateNotInForce,
+        _ => {
+            let verified = counting.into_iter().find(|r| cms.verify(signed, &r.certificate));
+            return verified.ok_or_else(|| rejected(Rejection::SignatureInvalid));
+        }
+    };
+    Err(rejected(reason))
+}
+
+fn signature_hint(reason: Rejection) -> &'static str {
+    match reason {
+        Rejection::SignatureTrailingBytes => "bytes follow the CMS of the batch signature",
+        Rejection::SignatureSigners => "the batch signature does not have exactly one signer",
+        Rejection::SignatureEmbeddedContent => {
+            "the batch signature brings its own content; it has to be detached"
+        }
+        Rejection::SignatureAlgorithm => {
+            "the batch signature does not use RSA or ECDSA with SHA-256, SHA-384 or SHA-512"
+        }
+        Rejection::SigningCertificateUnknown => {
+            "the certificate of the batch signature is registered for nobody"
+        }
+        Rejection::SigningCertificateForeign => "the certificate of the batch signature is another country's",
+        Rejection::SigningCertificateNotInForce => {
+            "the certificate of the batch signature is not in force now"
+        }
+        Rejection::SignatureInvalid => {
+            "the batch signature is not one over these keys; check canonical form and order of the signed bytes"
+        }
+        _ => "the batch signature is no CMS SignedData",
+    }
+}
+
+/// Whether a key is one that may be uploaded at `now`.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn key(key: &DiagnosisKey, onset: OnsetPolicy, now: Millis) -> Result<(), Rejection> {
+    let start = Interval(key.rolling_start_interval_number);
+    let reject = |condition: bool, reason| if condition { Err(reason) } else { Ok(()) };
+    reject(key.key_data.len() != 16, Rejection::KeyDataLength)?;
+    if !start.uploadable_at(now) {
+        let future = start > Interval::at(now);
+        return Err(if future { Rejection::KeyInFuture } else { Rejection::KeyTooOld });
+    }
+    reject(!(1..=INTERVALS_PER_DAY).contains(&key.rolling_period), Rejection::RollingPeriod)?;
+    let risk = key.transmission_risk_level;
+    reject(!(0..=8).contains(&risk) && risk != RISK_LEVEL_UNSET, Rejection::RiskLevel)?;
+    reject(ReportType::try_from(key.report_type).is_err(), Rejection::ReportType)?;
+    reject(key.visited_countries.iter().any(|c| c.parse::<Country>().is_err()), Rejection::CountryMalformed)?;
+    let odd = Onset::of(key.days_since_onset_of_symptoms).is_none();
+    reject(odd && onset == OnsetPolicy::Reject, Rejection::Onset)
+}
