@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use keyferry_runtime::http::{Code, Problem};
 use keyferry_schemas::{
@@ -124,13 +124,15 @@ fn multi_status(keys: u32, refused: &[u32]) -> Response {
     response
 }
 
-fn rejected(code: &Reason, detail: &str, keys: &[(u32, Reason)]) -> Problem {
+/// The problem that answers an upload of which nothing is taken.
+pub(crate) fn rejected(code: &Reason, detail: &str, keys: &[(u32, Reason)]) -> Problem {
     let problem = Problem::decided(code.clone(), detail);
-    if keys.is_empty() {
-        return problem;
-    }
-    let keys: Vec<_> = keys.iter().map(|(index, code)| json!({ "index": index, "code": code })).collect();
-    problem.with("invalid_keys", keys.into())
+    if keys.is_empty() { problem } else { problem.with("invalid_keys", listed(keys)) }
+}
+
+/// Keys at fault, as answers list them.
+pub(crate) fn listed(keys: &[(u32, Reason)]) -> Value {
+    keys.iter().map(|(index, code)| json!({ "index": index, "code": code })).collect()
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@ use axum::{
     routing::{get, post},
 };
 use keyferry_runtime::{
-    clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
-    producer::Producer,
+    clock::SharedClock, codec::Codec, exit::Fatal, health::Health, http::Problem, kafka::Kafka,
+    network::NetworkFeed, producer::Producer,
 };
+use keyferry_schemas::rejection::Rejection;
 use tokio::sync::Semaphore;
 
 use crate::{
+    check,
     config::GatewayConfig,
     decisions::{Bounds, Decisions},
     ledgers::{Following, Ledgers, MAX_SILENCE},
@@ -37,7 +39,7 @@ pub(crate) struct Inner {
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) network: NetworkFeed,
     pub(crate) limits: Limits,
-    pub(crate) decoders: Semaphore,
+    decoders: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: SharedClock,
     pub(crate) config: GatewayConfig,
@@ -100,13 +102,33 @@ impl Inner {
         metrics: Metrics,
     ) -> Self {
         let limits = Limits::new(&config);
-        Self { log, decisions, network, limits, decoders: Semaphore::new(DECODERS), metrics, clock, config }
+        let decoders = Arc::new(Semaphore::new(DECODERS));
+        Self { log, decisions, network, limits, decoders, metrics, clock, config }
+    }
+
+    /// Looks into a body, which costs the more the worse it is: apart from the threads that serve, and few at a time,
+    /// those included whose clients have gone meanwhile. Waits for its turn.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(crate) async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.decoders).acquire_owned().await.ok();
+        let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            work()
+        });
+        done.await.unwrap_or_else(|_| Err(Problem::rejection(Rejection::Body, "the body can not be read")))
     }
 }
 
 pub(crate) fn router(inner: Arc<Inner>) -> Router {
     Router::new()
         .route("/diagnosiskeys/upload", post(upload::upload))
+        .route("/diagnosiskeys/check", post(check::check))
         .route(receipts::PATH, get(receipts::receipt))
         .with_state(inner)
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `gateway` | the gateway as a whole: start, routes, end |
 //! | `upload` | `POST /diagnosiskeys/upload`, step by step: the page to read first |
+//! | `check` | `POST /diagnosiskeys/check`: what would become of an upload; nothing is written |
 //! | `head`, `body` | what the headers say; the body, bounded in size and time |
 //! | `limits` | how much a member may send at a time |
 //! | `log` | the topic that uploads are written to |
@@ -18,6 +19,7 @@
 
 mod answer;
 mod body;
+mod check;
 mod config;
 mod decisions;
 mod gateway;

@@ -52,7 +52,8 @@ pub(crate) async fn upload(State(gateway): State<Arc<Inner>>, request: Request) 
     let answer = async {
         let body = body::read(body, limit, body::PATIENCE).await?;
         let read = Instant::now();
-        check(&gateway, &admitted, body.clone()).await?;
+        let (encoding, max, looked_into) = (admitted.head.encoding, admitted.max_keys, body.clone());
+        gateway.apart(move || check_keys(encoding, looked_into, max)).await?;
         submit(&gateway, &admitted, body, read).await
     };
     answer.await.unwrap_or_else(|problem| {
@@ -62,15 +63,17 @@ pub(crate) async fn upload(State(gateway): State<Arc<Inner>>, request: Request) 
 }
 
 /// A sender that may send, and what its headers say.
-struct Admitted {
-    country: Country,
-    certificate: Hash,
-    head: Head,
+pub(crate) struct Admitted {
+    pub(crate) country: Country,
+    pub(crate) certificate: Hash,
+    pub(crate) head: Head,
     max_keys: usize,
-    _ticket: Ticket,
+    pub(crate) _ticket: Ticket,
 }
 
-fn admit(gateway: &Inner, parts: &Parts) -> Result<Admitted, Problem> {
+/// # Errors
+/// Who it is, what the headers say, or how much it sends: all that is known before the body.
+pub(crate) fn admit(gateway: &Inner, parts: &Parts) -> Result<Admitted, Problem> {
     let (network, now) = (network(gateway)?, gateway.clock.now());
     let client = parts.extensions.get::<ClientCertificate>();
     let country = identify(client, &network, now)?;
@@ -91,15 +94,6 @@ pub(crate) fn network(gateway: &Inner) -> Result<Arc<Network>, Problem> {
         .network
         .current()
         .ok_or_else(|| Problem::unavailable(Code::NetworkUnknown, "the network document is not known yet"))
-}
-
-/// Decodes the body, which costs the more the worse it is: apart from the threads that serve, and few at a time.
-async fn check(gateway: &Inner, admitted: &Admitted, body: Bytes) -> Result<(), Problem> {
-    let (encoding, max) = (admitted.head.encoding, admitted.max_keys);
-    // The semaphore is never closed.
-    let _permit = gateway.decoders.acquire().await.ok();
-    let checked = tokio::task::spawn_blocking(move || check_keys(encoding, body, max));
-    checked.await.unwrap_or_else(|_| Err(Problem::rejection(Rejection::Body, "the body can not be read")))
 }
 
 fn check_keys(encoding: Encoding, body: Bytes, max: usize) -> Result<(), Problem> {

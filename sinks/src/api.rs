@@ -230,7 +230,7 @@ fn look_up(head: Option<&Sealed>, date: Date, tag: Option<BatchTag>, oldest: Dat
 /// 400 `path-malformed` if they are no UTF-8.
 pub fn read_path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
     let detail = "the path is not UTF-8; it ends in a date such as 2020-10-23";
-    path.map(|Path(parts)| parts).map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "path-malformed", detail))
+    path.map(|Path(parts)| parts).map_err(|_| Problem::new(Code::PathMalformed, detail))
 }
 
 /// Reads the date of a path, `yyyy-MM-dd` and nothing else.

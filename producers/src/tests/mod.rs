@@ -4,4 +4,5 @@
 mod fixture;
 mod following;
 mod refusals;
+mod trials;
 mod uploads;
