@@ -8,6 +8,7 @@
 //! | [`codec`], [`registry`] | framing of records, with and without a schema registry; the client of one |
 //! | [`topics`] | creates and alters topics |
 //! | [`network`] | the network document, followed and verified |
+//! | `expiry` | when what it registers ends, as metrics |
 //! | [`http`] | the HTTPS listener, the identity of its callers, problems as answers |
 //! | [`config`], [`exit`] | configuration files; exit codes |
 //! | [`telemetry`], [`metrics`], [`health`], [`admin`] | logs, metrics, liveness, the admin port |
@@ -23,6 +24,7 @@ pub mod config;
 #[cfg(feature = "embedded-broker")]
 pub mod dependent;
 pub mod exit;
+mod expiry;
 pub mod follow;
 pub mod health;
 pub mod http;

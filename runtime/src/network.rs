@@ -1,7 +1,8 @@
 //! Follows `keyferry.network`: every version that a pinned trust anchor has signed, and the one in force.
 //!
 //! Anchors come from the configuration and never from Kafka, so whoever can write the topic still owns nothing: a
-//! record that is not signed, or not newer, is refused, counted and passed over.
+//! record that is not signed, or not newer, is refused, counted and passed over. A certificate in it whose text no anchor
+//! has signed is left out, said once for each version, and counted.
 
 use std::{
     collections::BTreeMap,
@@ -21,11 +22,16 @@ use keyferry_schemas::{
 
 use crate::{
     clients::is_absence,
+    clock::{Clock as _, SystemClock},
     codec::Codec,
     exit::Fatal,
+    expiry::Expiry,
     kafka::{Isolation, Kafka},
     tail::{Next, Record, Start, Tail},
 };
+
+/// How often what follows from the dates is brought up to the time of day.
+const SHOWN_EVERY: Duration = Duration::from_secs(5);
 
 /// All versions, by number.
 pub type Versions = BTreeMap<i64, Arc<Network>>;
@@ -45,6 +51,9 @@ pub enum NetworkUnavailable {
     /// There is no version that a pinned anchor signed.
     #[error("no trusted network document on {topic}: {0}; do `trust_anchors` name the anchor that signed it?", topic = topics::NETWORK)]
     Untrusted(String),
+    /// What it says can not be shown: a mistake in the program.
+    #[error(transparent)]
+    Metrics(Fatal),
 }
 
 impl From<NetworkUnavailable> for Fatal {
@@ -54,6 +63,7 @@ impl From<NetworkUnavailable> for Fatal {
             NetworkUnavailable::Silent => Self::unreachable(error),
             NetworkUnavailable::Kafka(_) | NetworkUnavailable::Empty => Self::config(error),
             NetworkUnavailable::Untrusted(_) => Self::untrusted(error),
+            NetworkUnavailable::Metrics(fatal) => fatal.clone(),
         }
     }
 }
@@ -77,6 +87,7 @@ impl NetworkFeed {
     pub fn start(kafka: &Kafka, codec: Codec, anchors: Vec<Certificate>) -> Result<Self, NetworkUnavailable> {
         let mut tail = Tail::open(kafka, topics::NETWORK, Isolation::Committed, Start::Earliest)?;
         let (_, end) = tail.bounds()?;
+        let mut expiry = Expiry::new().map_err(NetworkUnavailable::Metrics)?;
         let mut reader = Reader { codec, anchors, versions: Versions::new(), refused: None };
         let deadline = Instant::now() + Duration::from_secs(30);
         while tail.position() < end {
@@ -90,13 +101,15 @@ impl NetworkFeed {
                 Next::Timeout => (),
             }
         }
-        if reader.versions.is_empty() {
+        let Some(newest) = reader.newest() else {
             return Err(reader.refused.map_or(NetworkUnavailable::Empty, NetworkUnavailable::Untrusted));
-        }
+        };
+        name_left_out(&newest);
+        expiry.show(&newest, SystemClock.now());
         let versions = ArcSwap::from_pointee(reader.versions.clone());
         let shared = Arc::new(Shared { versions, stop: AtomicBool::new(false) });
         let feed = Self { shared: Arc::clone(&shared) };
-        std::thread::spawn(move || follow(&mut tail, &mut reader, &shared));
+        std::thread::spawn(move || follow(&mut tail, &mut reader, &mut expiry, &shared));
         Ok(feed)
     }
 
@@ -171,6 +184,10 @@ struct Reader {
 }
 
 impl Reader {
+    fn newest(&self) -> Option<Arc<Network>> {
+        self.versions.last_key_value().map(|(_, network)| Arc::clone(network))
+    }
+
     /// Waits for the schema of the record for as long as `go_on` says.
     fn read(&mut self, record: Record, go_on: impl Fn() -> bool) {
         let offset = record.offset;
@@ -190,17 +207,37 @@ impl Reader {
     }
 }
 
-fn follow(tail: &mut Tail, reader: &mut Reader, shared: &Arc<Shared>) {
+/// Says which certificates of the version in force do not count. Nobody else does while it runs: uploads that need one
+/// are refused as those of a stranger.
+fn name_left_out(network: &Network) {
+    for left_out in network.left_out() {
+        let (country, usage, fault) = (left_out.country, left_out.usage.name(), &left_out.fault);
+        tracing::error!(version = network.version(), %country, usage, "a certificate does not count: {fault}");
+    }
+}
+
+fn follow(tail: &mut Tail, reader: &mut Reader, expiry: &mut Expiry, shared: &Arc<Shared>) {
+    let mut shown = Instant::now();
     // The thread's own handle is the last one when every feed is gone.
     let go_on = || !shared.stop.load(Ordering::Relaxed) && Arc::strong_count(shared) > 1;
     while go_on() {
         match tail.next(Duration::from_millis(500)) {
             Ok(Next::Record(record)) => {
+                let before = reader.newest().map(|n| n.version());
                 reader.read(record, go_on);
                 shared.versions.store(Arc::new(reader.versions.clone()));
+                let newest = reader.newest().filter(|n| Some(n.version()) != before);
+                newest.iter().for_each(|network| {
+                    name_left_out(network);
+                    expiry.show(network, SystemClock.now());
+                });
             }
             Ok(Next::End | Next::Timeout) => (),
             Err(e) => tracing::warn!(error = %e, "{} can not be read at the moment", topics::NETWORK),
+        }
+        if shown.elapsed() > SHOWN_EVERY {
+            shown = Instant::now();
+            reader.newest().iter().for_each(|network| expiry.show(network, SystemClock.now()));
         }
     }
 }

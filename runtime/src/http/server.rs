@@ -12,12 +12,14 @@ use axum_server::{
     Handle,
     tls_rustls::{RustlsAcceptor, RustlsConfig},
 };
+use prometheus::Gauge;
 use tokio::task::JoinHandle;
 
 use super::{HttpConfig, TlsConfig, app, cap::Capped, tls};
 use crate::{
     clock::{Clock as _, SystemClock},
     exit::Fatal,
+    expiry,
     shutdown::Shutdown,
 };
 
@@ -88,7 +90,9 @@ pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> R
             let tls = tls::load(files).map_err(|e| Fatal::config(format_args!("http.tls: {e}")))?;
             let tls = RustlsConfig::from_config(tls);
             warn(tls::outdated(files, SystemClock.now()).as_deref());
-            tokio::spawn(reload(files.clone(), tls.clone(), shutdown.clone()));
+            let ends = expiry::server_certificate()?;
+            ends.set(tls::ends_s(files).unwrap_or_default());
+            tokio::spawn(reload(files.clone(), tls.clone(), ends, shutdown.clone()));
             Box::pin(server.acceptor(RustlsAcceptor::new(tls).acceptor(capped)).serve(service))
         }
     };
@@ -113,7 +117,7 @@ fn warn(outdated: Option<&str>) {
 
 /// Takes up a renewed certificate without a restart. Its files change one after the other, so that what does not go
 /// together now is looked at again later.
-async fn reload(files: TlsConfig, tls: RustlsConfig, shutdown: Shutdown) {
+async fn reload(files: TlsConfig, tls: RustlsConfig, ends: Gauge, shutdown: Shutdown) {
     let mut said = tls::outdated(&files, SystemClock.now());
     loop {
         tokio::select! {
@@ -121,7 +125,10 @@ async fn reload(files: TlsConfig, tls: RustlsConfig, shutdown: Shutdown) {
             () = tokio::time::sleep(RELOAD) => (),
         }
         match tls::load(&files) {
-            Ok(config) => tls.reload_from_config(config),
+            Ok(config) => {
+                tls.reload_from_config(config);
+                ends.set(tls::ends_s(&files).unwrap_or_default());
+            }
             Err(error) => {
                 tracing::error!(%error, "the renewed server certificate is not taken up; the old one stays")
             }

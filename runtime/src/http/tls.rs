@@ -58,6 +58,13 @@ pub(super) fn outdated(config: &TlsConfig, now: Millis) -> Option<String> {
         .then(|| format!("the certificate {name} is not valid before {begin}: clients refuse it until then"))
 }
 
+/// When the server's certificate ends, in seconds since 1970, if it can be read.
+pub(super) fn ends_s(config: &TlsConfig) -> Option<f64> {
+    let certificate = X509::from_pem(&fs::read(&config.certificate).ok()?).ok()?;
+    let since_1970 = Asn1Time::from_unix(0).ok()?.diff(certificate.not_after()).ok()?;
+    Some(f64::from(since_1970.days) * 86_400.0 + f64::from(since_1970.secs))
+}
+
 fn server(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, BadTls> {
     // Given explicitly: several libraries in one process may each bring a default.
     let provider = Arc::new(aws_lc_rs::default_provider());
