@@ -18,7 +18,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all is well, 1 failed while running, 2 usage or configuration, \
-    3 a broker, registry or store can not be reached, 4 data are not to be trusted.";
+    3 a broker, registry or store can not be reached, 4 data are not to be trusted, 5 something has to be renewed.";
 
 /// Roles run until SIGTERM or SIGINT; commands end by themselves.
 #[derive(Subcommand)]
@@ -35,7 +35,7 @@ enum Command {
     /// Role: verifies, stores and serves what countries receive
     #[command(after_help = roles::example("distribute", "distribute.yaml"))]
     Distribute(RoleArgs),
-    /// The network document: check, sign, apply, show, diff
+    /// The network document: check, sign, apply, show, certificates, diff
     #[command(subcommand)]
     Network(network::Command),
     /// Topics: apply, list

@@ -14,6 +14,8 @@ pub const EXIT_CONFIG: i32 = 2;
 pub const EXIT_UNREACHABLE: i32 = 3;
 /// Data were verified and are not to be trusted.
 pub const EXIT_UNTRUSTED: i32 = 4;
+/// What was asked about is due: somebody has to renew something.
+pub const EXIT_DUE: i32 = 5;
 /// A second signal came before the first was obeyed (128 + SIGINT, as shells count).
 pub const EXIT_IMPATIENT: i32 = 130;
 
@@ -30,11 +32,14 @@ pub enum Exit {
     Unreachable,
     /// [`EXIT_UNTRUSTED`]
     Untrusted,
+    /// [`EXIT_DUE`]
+    Due,
 }
 
 impl Exit {
     /// Every way to end but [`EXIT_IMPATIENT`], which is no decision of ours.
-    pub const ALL: [Self; 5] = [Self::Ok, Self::Failure, Self::Config, Self::Unreachable, Self::Untrusted];
+    pub const ALL: [Self; 6] =
+        [Self::Ok, Self::Failure, Self::Config, Self::Unreachable, Self::Untrusted, Self::Due];
 
     /// The exit code.
     #[must_use]
@@ -45,6 +50,7 @@ impl Exit {
             Self::Config => EXIT_CONFIG,
             Self::Unreachable => EXIT_UNREACHABLE,
             Self::Untrusted => EXIT_UNTRUSTED,
+            Self::Due => EXIT_DUE,
         }
     }
 }
@@ -87,6 +93,11 @@ impl Fatal {
         Self::new(Exit::Untrusted, what)
     }
 
+    /// Something has to be renewed.
+    pub fn due(what: impl fmt::Display) -> Self {
+        Self::new(Exit::Due, what)
+    }
+
     fn new(exit: Exit, what: impl fmt::Display) -> Self {
         // Whatever an underlying library says: in a log, one event is one line.
         let message = what.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join(" ");
@@ -106,7 +117,7 @@ mod tests {
 
     #[test]
     fn codes_are_stable() {
-        assert_eq!(Exit::ALL.map(Exit::code), [0, 1, 2, 3, 4]);
+        assert_eq!(Exit::ALL.map(Exit::code), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

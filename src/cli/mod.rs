@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`keys`] | signing keys and fingerprint secrets |
-//! | [`network`] | the network document: check, sign, apply, show, diff |
+//! | [`network`] | the network document: check, sign, apply, show, certificates, diff |
 //! | [`topics`], [`schemas`] | topics; schemas in the registry |
 //! | [`verify`] | proof of what a country received |
 //! | `connect`, `files`, `text` | what they share: the way to Kafka, files, tables |

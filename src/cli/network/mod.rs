@@ -5,9 +5,11 @@
 //! | `check`, `sign` | off line, before it is published |
 //! | `apply` | publishes it, after the topics of its members |
 //! | `show`, `diff` | reads what is in force |
+//! | `certificates` | where each certificate stands, and what ends without a successor |
 //! | `history` | every trusted version on the topic |
 
 mod apply;
+mod certificates;
 mod check;
 mod diff;
 pub(crate) mod history;
@@ -50,6 +52,10 @@ pub enum Command {
         For `keyferry verify` without Kafka: keyferry network show --config keyferry.yaml --version 3 --out network-3.yaml"
     )]
     Show(show::Show),
+    /// Lists certificates, what ends first at the top; exit code 5 if a country will be without one within --within days
+    #[command(after_help = "Example: keyferry network certificates --config keyferry.yaml --within 30\n\n\
+        Off line: keyferry network certificates network.yaml --anchor anchor.pem --json")]
+    Certificates(certificates::Certificates),
     /// Shows what a document would change
     #[command(after_help = "Example: keyferry network diff network.yaml --config keyferry.yaml")]
     Diff {
@@ -71,6 +77,7 @@ pub fn run(command: Command) -> Result<(), Fatal> {
         Command::Sign(_) => None,
         Command::Apply(args) => Some(&args.kafka.file),
         Command::Show(args) => Some(&args.kafka.file),
+        Command::Certificates(args) => Some(&args.kafka.file),
         Command::Diff { kafka, .. } => Some(&kafka.file),
     };
     if config.map_or(Ok(false), ConfigArgs::only_checked)? {
@@ -81,6 +88,7 @@ pub fn run(command: Command) -> Result<(), Fatal> {
         Command::Sign(args) => sign::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Show(args) => show::run(&args),
+        Command::Certificates(args) => certificates::run(&args),
         Command::Diff { file, kafka } => diff::run(&file, &kafka.connect()?),
     }
 }

@@ -8,7 +8,7 @@ use keyferry_runtime::{
     exit::Fatal,
 };
 use keyferry_schemas::{
-    network::{Agreement, Network, Registered, Use},
+    network::{Agreement, Network, Registered},
     time::{MILLIS_PER_DAY, Millis},
 };
 
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Show) -> Result<(), Fatal> {
 /// A line for each certificate that has come to its end by `now`: by its own date, or by that of its registration.
 pub(super) fn ended(network: &Network, now: Millis) -> Vec<String> {
     let line = |r: &Registered| {
-        let (country, usage, name) = (r.country, usage(r), short(r));
+        let (country, usage, name) = (r.country, r.usage.name(), short(r));
         let until = end(r);
         let whose = if until == r.until { "registration of the" } else { "" };
         let whose = format!("{whose} {usage} certificate");
@@ -72,15 +72,12 @@ fn end(r: &Registered) -> Millis {
     r.until.min(r.certificate.not_after())
 }
 
-fn usage(r: &Registered) -> &'static str {
-    match r.usage {
-        Use::Authentication => "authentication",
-        Use::Signing => "signing",
-        Use::Callback => "callback",
-    }
+/// Whole days until it does not count any more.
+pub(super) fn days(r: &Registered, now: Millis) -> i64 {
+    r.term().end().since(now) / MILLIS_PER_DAY
 }
 
-fn short(r: &Registered) -> String {
+pub(super) fn short(r: &Registered) -> String {
     hex::encode(&r.certificate.sha256()[..8])
 }
 
@@ -102,15 +99,11 @@ fn render(network: &Network, now: Millis) -> String {
         .iter()
         .map(|r| {
             let until = end(r);
-            let state = match r.revoked {
-                Some(at) if at <= now => "revoked".to_owned(),
-                _ if r.in_force(now) => {
-                    format!("in force, {} day(s) left", until.since(now) / MILLIS_PER_DAY)
-                }
-                _ if until <= now => "expired".to_owned(),
-                _ => "not yet".to_owned(),
-            };
-            [r.country.to_string(), usage(r).into(), short(r), day(until), state]
+            let state = network.certificate_state(r, now);
+            let left =
+                if state.in_force() { format!(", {} day(s) left", days(r, now)) } else { String::new() };
+            let state = format!("{}{left}", state.name());
+            [r.country.to_string(), r.usage.name().into(), short(r), day(until), state]
         })
         .collect();
     let agreements: Vec<_> = document
@@ -153,7 +146,7 @@ fn name(value: &impl serde::Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
-fn day(at: Millis) -> String {
+pub(super) fn day(at: Millis) -> String {
     at.day().date().to_string()
 }
 
