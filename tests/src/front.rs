@@ -180,11 +180,23 @@ impl Front {
     /// # Errors
     /// There is no answer.
     pub fn post(&self, upload: &Upload) -> Result<Answer> {
+        self.post_to("upload", upload)
+    }
+
+    /// The same, only to hear what would become of it.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn check(&self, upload: &Upload) -> Result<Answer> {
+        self.post_to("check", upload)
+    }
+
+    fn post_to(&self, path: &str, upload: &Upload) -> Result<Answer> {
         let client = match self.door {
             Door::Proxy => self.client.clone(),
             Door::Tls => self.client_of(upload.origin)?,
         };
-        self.runtime.block_on(answer(self.request(&client, upload)))
+        self.runtime.block_on(answer(self.request(&client, path, upload)))
     }
 
     /// Sends all at once; the answers are in their order.
@@ -194,8 +206,10 @@ impl Front {
     pub fn post_at_once(&self, uploads: &[Upload]) -> Result<Vec<Answer>> {
         self.runtime.block_on(async {
             // On threads of the runtime, so that they do run at the same time.
-            let sent: Vec<_> =
-                uploads.iter().map(|u| tokio::spawn(answer(self.request(&self.client, u)))).collect();
+            let sent: Vec<_> = uploads
+                .iter()
+                .map(|u| tokio::spawn(answer(self.request(&self.client, "upload", u))))
+                .collect();
             let mut answers = Vec::new();
             for one in sent {
                 answers.push(one.await??);
@@ -204,10 +218,10 @@ impl Front {
         })
     }
 
-    fn request(&self, client: &Client, upload: &Upload) -> RequestBuilder {
+    fn request(&self, client: &Client, path: &str, upload: &Upload) -> RequestBuilder {
         let scheme = if self.door == Door::Tls { "https" } else { "http" };
         client
-            .post(format!("{scheme}://{}/diagnosiskeys/upload", self.address()))
+            .post(format!("{scheme}://{}/diagnosiskeys/{path}", self.address()))
             // Nothing but noise where there is no proxy.
             .header("X-SSL-Client-SHA256", hex::encode(upload.client_certificate))
             .header("X-SSL-Client-DN", format!("C={}", upload.origin))
