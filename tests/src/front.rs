@@ -1,33 +1,25 @@
 //! A hub as a national backend sees it: broker, processor, and a gateway that is spoken to over HTTP.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keyferry_producers::{Gateway, GatewayConfig};
 use keyferry_runtime::{
-    clock::SystemClock,
-    health::Health,
-    http::{HttpConfig, Server, TlsConfig, serve},
+    http::{Server, serve},
     network::NetworkFeed,
     shutdown::Shutdown,
     transaction::Settings,
 };
-use keyferry_schemas::{
-    country::Country,
-    efgs::DiagnosisKey,
-    records::Upload,
-    world::{Identity, World},
-};
+use keyferry_schemas::{efgs::DiagnosisKey, records::Upload, world::World};
 use reqwest::{Client, RequestBuilder};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{PrivateKeyDer, pem::PemObject},
-};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::hub::{Hub, Processor};
+use crate::{
+    exchange::{client, listener},
+    hub::{Hub, Processor},
+};
 
 /// How clients prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,33 +94,22 @@ impl Front {
     /// # Errors
     /// Something does not start.
     pub fn over(hub: Hub, door: Door) -> Result<Self> {
+        // A shared machine may be slow; what a wait that is too short leads to is not asked here.
+        Self::with(hub, door, GatewayConfig { decision_wait_ms: 15_000, ..GatewayConfig::default() })
+    }
+
+    /// The same, with a gateway that is told this.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn with(hub: Hub, door: Door, config: GatewayConfig) -> Result<Self> {
         // Another test of this process may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let network = hub.network()?;
         let processor = hub.processor_following(network.clone(), Settings::new("p-0"), &[])?;
-        let gateway = Gateway::start(
-            &hub.kafka("gateway"),
-            hub.codec.clone(),
-            network.clone(),
-            // A shared machine may be slow; what a wait that is too short leads to is not asked here.
-            GatewayConfig { decision_wait_ms: 15_000, ..GatewayConfig::default() },
-            Arc::new(SystemClock),
-            &Health::new("gateway"),
-        )
-        .map_err(|e| anyhow::anyhow!("{e}"))?;
+        let gateway = hub.gateway(network.clone(), config)?;
         let files = tempfile::tempdir()?;
-        let (tls, trusted_proxies) = match door {
-            Door::Proxy => (None, vec!["127.0.0.1/32".parse()?]),
-            Door::Tls => (Some(write(&hub.world.anchor, files.path())?), Vec::new()),
-        };
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = HttpConfig {
-            listen,
-            tls,
-            trusted_proxies,
-            max_connections: 100,
-            max_connections_per_address: 100,
-        };
+        let config = listener(door, &hub.world, files.path())?;
         let (runtime, shutdown) = (Runtime::new()?, Shutdown::new());
         let server = runtime
             .block_on(serve(&config, gateway.router(), shutdown.clone()))
@@ -194,7 +175,10 @@ impl Front {
     fn post_to(&self, path: &str, upload: &Upload) -> Result<Answer> {
         let client = match self.door {
             Door::Proxy => self.client.clone(),
-            Door::Tls => self.client_of(upload.origin)?,
+            Door::Tls => {
+                let world = &self.hub.world;
+                client(world, Some(&world.nation(upload.origin.as_str())?.authentication))?
+            }
         };
         self.runtime.block_on(answer(self.request(&client, path, upload)))
     }
@@ -229,19 +213,6 @@ impl Front {
             .header("batchSignature", STANDARD.encode(&upload.batch_signature))
             .header("Content-Type", &upload.content_type)
             .body(upload.payload.clone())
-    }
-
-    fn client_of(&self, country: Country) -> Result<Client> {
-        let world = &self.hub.world;
-        let der = |identity: &Identity| anyhow::Ok(identity.certificate.x509().to_der()?.into());
-        let own = &world.nation(country.as_str())?.authentication;
-        let mut roots = RootCertStore::empty();
-        roots.add(der(&world.anchor)?)?;
-        let key = PrivateKeyDer::from_pem_slice(own.key_pem()?.as_bytes())?;
-        let config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![der(own)?], key)?;
-        Ok(Client::builder().no_proxy().tls_backend_preconfigured(config).build()?)
     }
 
     /// That `destination` was sent exactly these keys, each as often as it stands here.
@@ -285,11 +256,4 @@ async fn answer(request: RequestBuilder) -> Result<Answer> {
     let text = response.text().await?;
     let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).context(text)? };
     Ok(Answer { status, tag, body })
-}
-
-fn write(identity: &Identity, folder: &std::path::Path) -> Result<TlsConfig> {
-    let files = TlsConfig { certificate: folder.join("tls.crt"), key: folder.join("tls.key") };
-    std::fs::write(&files.certificate, identity.certificate_pem()?)?;
-    std::fs::write(&files.key, identity.key_pem()?)?;
-    Ok(files)
 }

@@ -7,6 +7,7 @@
 //! | [`chains`] | chains of batches, to be put on topics by hand |
 //! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
+//! | [`exchange`] | all roles behind two doors at once: mutual TLS, and the headers of a proxy |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
 //! | [`hold`] | places of the transaction loop at which an instance is held |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
@@ -25,6 +26,7 @@ pub mod broker;
 pub mod chains;
 pub mod cluster;
 pub mod downloads;
+pub mod exchange;
 pub mod front;
 pub mod hold;
 pub mod hub;
