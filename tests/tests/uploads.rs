@@ -3,17 +3,22 @@
 //! Operations: uploads over HTTP, one after another and at the same time, by one country and by two; changes of the
 //! network document between them. Failures: answers that were lost (the client sends again), two backends of one
 //! country that do not know of each other, a certificate or a membership that is not in force yet.
-//! Not here: brokers and processors that die under an upload (see `exactly_once.rs`).
+//! Not here: one after another (the table in `conformance`); brokers and processors that die under an upload (see
+//! `exactly_once.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+use keyferry_producers::GatewayConfig;
 use keyferry_runtime::clock::{Clock, SystemClock};
 use keyferry_schemas::{
-    efgs::{self, DiagnosisKey, Encoding},
+    efgs::DiagnosisKey,
     network::{MemberState, StateSince, Use},
-    records::{Outcome, Upload},
+    records::Upload,
     world::{Algorithm, Identity, Rng, World, key},
 };
-use keyferry_tests::front::{Answer, Door, Front};
+use keyferry_tests::{
+    front::{Answer, Door, Front},
+    hub::Hub,
+};
 
 fn world(countries: &[&str]) -> World {
     World::new(countries, SystemClock.now().timestamp()).unwrap()
@@ -26,12 +31,6 @@ fn pool(seed: u64, origin: &str, n: usize) -> Vec<DiagnosisKey> {
 
 fn typed(key: &DiagnosisKey, report_type: i32) -> DiagnosisKey {
     DiagnosisKey { report_type, ..key.clone() }
-}
-
-fn as_json(mut upload: Upload, keys: &[DiagnosisKey]) -> Upload {
-    upload.content_type = Encoding::Json.content_type().into();
-    upload.payload = efgs::encode_json(keys).into();
-    upload
 }
 
 /// What an upload is to be answered.
@@ -61,55 +60,16 @@ fn check(what: &str, tag: &str, answer: &Answer, expected: Expected) {
 }
 
 #[test]
-fn the_same_again_is_the_same_answer_and_nothing_more() {
+fn what_changes_is_a_revision_or_nothing() {
     let front = Front::start(world(&["DE", "FR", "NL"])).unwrap();
-    let p = pool(1, "DE", 20);
-    let k = |indexes: &[usize]| indexes.iter().map(|i| p[*i].clone()).collect::<Vec<_>>();
-    let cases = [
-        ("new", "a", k(&[0, 1, 2]), false, Created),
-        ("again, signed anew", "a", k(&[0, 1, 2]), false, Created),
-        ("in another order", "a", k(&[2, 0, 1]), false, Created),
-        ("as JSON", "a", k(&[1, 2, 0]), true, Created),
-        ("other content", "a", k(&[3]), false, Conflict),
-        ("a part of it, though all was taken", "a", k(&[0, 1]), false, Conflict),
-        ("more than it", "a", k(&[0, 1, 2, 3]), false, Conflict),
-        ("the conflicts bound and took nothing", "b", k(&[3]), true, Created),
-        ("known from two uploads", "c", k(&[4, 1, 5, 3, 6]), false, Multi(&[0, 2, 4], &[1, 3])),
-        ("that again", "c", k(&[4, 1, 5, 3, 6]), false, Multi(&[0, 2, 4], &[1, 3])),
-        ("that in another order", "c", k(&[3, 6, 5, 4, 1]), false, Multi(&[1, 2, 3], &[0, 4])),
-        ("that as JSON in a third", "c", k(&[6, 5, 4, 3, 1]), true, Multi(&[0, 1, 2], &[3, 4])),
-        ("exactly what was taken", "c", k(&[4, 5, 6]), false, Created),
-        ("exactly what was taken, reversed, as JSON", "c", k(&[6, 5, 4]), true, Created),
-        ("less than what was taken", "c", k(&[4, 5]), false, Conflict),
-        ("exactly what was refused", "c", k(&[1, 3]), false, Conflict),
-        ("what was taken, under a tag of its own", "d", k(&[4, 5, 6]), false, Multi(&[], &[0, 1, 2])),
-        ("that again", "d", k(&[6, 5, 4]), false, Multi(&[], &[0, 1, 2])),
-        ("one key twice", "e", k(&[7, 8, 7]), false, Multi(&[0, 1], &[2])),
-        ("that again", "e", k(&[7, 8, 7]), false, Multi(&[0, 1], &[2])),
-        ("the keys of it once", "e", k(&[8, 7]), false, Created),
-    ];
-    for (what, tag, keys, json, expected) in cases {
-        let upload = front.hub.world.upload("DE", tag, &keys).unwrap();
-        let upload = if json { as_json(upload, &keys) } else { upload };
-        check(what, tag, &front.post(&upload).unwrap(), expected);
-    }
+    let p = pool(1, "DE", 10);
     // Not one byte differs: the answer to the answer that was lost.
-    let upload = front.hub.world.upload("DE", "f/+==", &k(&[9, 0])).unwrap();
+    assert_eq!(front.send("DE", "known", &p[..1]).unwrap().status, 201);
+    let upload = front.hub.world.upload("DE", "f/+==", &[p[1].clone(), p[0].clone()]).unwrap();
     let first = front.post(&upload).unwrap();
     check("to the byte", "f/+==", &first, Multi(&[0], &[1]));
     assert_eq!(front.post(&upload).unwrap(), first);
-
-    let sent: Vec<_> = p[..10].iter().collect();
-    for country in ["FR", "NL"] {
-        front.delivered_exactly(country, &sent).unwrap();
-    }
-    front.delivered_exactly("DE", &[]).unwrap();
-    let ledger = front.hub.ledger("DE").unwrap();
-    let count = |outcome| ledger.iter().filter(|e| e.outcome == outcome).count();
-    let (partial, repeated) = (count(Outcome::Partial), count(Outcome::Repeated));
-    assert_eq!((count(Outcome::Accepted), partial, repeated, count(Outcome::Rejected)), (2, 4, 12, 5));
-
-    revisions(&front, &p[10..], &sent);
+    revisions(&front, &p[2..], &[&p[0], &p[1]]);
     another_origin(&front);
 }
 
@@ -161,48 +121,104 @@ fn another_origin(front: &Front) {
     front.delivered_exactly("DE", &of_fr.iter().collect::<Vec<_>>()).unwrap();
 }
 
+/// Two uploads that meet under one tag, and what they are to be answered.
+#[derive(Debug, Clone, Copy)]
+enum Pair {
+    /// One content: one answer.
+    Same,
+    /// Two contents: one of them is told.
+    Other,
+    /// Of two countries with the same keys: no business of each other's.
+    SameOfTwo,
+    /// Of two countries with other keys.
+    OtherOfTwo,
+}
+
+const PAIRS: [Pair; 4] = [Pair::Same, Pair::Other, Pair::SameOfTwo, Pair::OtherOfTwo];
+/// Of each kind, at the same time.
+const AT_ONCE: usize = 12;
+const WAVES: usize = 21;
+
 #[test]
-fn at_the_same_time() {
-    const ROUNDS: usize = 12;
-    let front = Front::start(world(&["DE", "FR", "NL"])).unwrap();
-    let (de, fr) = (pool(1, "DE", ROUNDS * 6), pool(2, "FR", ROUNDS));
-    let upload =
-        |code: &str, tag: &str, keys: &[DiagnosisKey]| front.hub.world.upload(code, tag, keys).unwrap();
-    let mut taken: Vec<&DiagnosisKey> = Vec::new();
-    for (round, keys) in de.chunks(6).enumerate() {
-        // One content under one tag, eight times, each signed anew: one answer.
-        let tag = format!("same-{round}");
-        let answers = front.post_at_once(&[(); 8].map(|()| upload("DE", &tag, &keys[..2]))).unwrap();
-        assert!(answers.iter().all(|a| a.status == 201 && a.tag.as_deref() == Some(&tag)), "{answers:?}");
-        taken.extend(&keys[..2]);
-
-        // Two contents under one tag: one of them is told.
-        let tag = format!("other-{round}");
-        let answers =
-            front.post_at_once(&[upload("DE", &tag, &keys[2..3]), upload("DE", &tag, &keys[3..4])]).unwrap();
-        let won = answers.iter().position(|a| a.status == 201).expect("a winner");
-        check("the other one", &tag, &answers[1 - won], Conflict);
-        taken.push(&keys[2 + won]);
-
-        // One content under two tags: one takes the keys, and each answer is true.
-        let tags = [format!("left-{round}"), format!("right-{round}")];
-        let answers = front.post_at_once(&[0, 1].map(|i| upload("DE", &tags[i], &keys[4..5]))).unwrap();
-        let won = answers.iter().position(|a| a.status == 201).expect("a winner");
-        check("the other tag", &tags[1 - won], &answers[1 - won], Multi(&[], &[0]));
-        taken.push(&keys[4]);
-
-        // One tag of two countries: no business of each other's.
-        let tag = format!("two-{round}");
-        let answers = front
-            .post_at_once(&[upload("DE", &tag, &keys[5..]), upload("FR", &tag, &fr[round..=round])])
-            .unwrap();
-        assert!(answers.iter().all(|a| a.status == 201), "{answers:?}");
-        taken.push(&keys[5]);
+fn two_at_the_same_time_under_one_tag_a_thousand_times() {
+    // In flight are as many as may be: one that is stuck would keep another out for ever.
+    let (of_de, of_fr) = (AT_ONCE * 6, AT_ONCE * 2);
+    let config = GatewayConfig {
+        decision_wait_ms: 15_000,
+        max_concurrent_uploads: of_de + of_fr,
+        max_concurrent_uploads_per_member: of_de,
+        uploads_per_minute_per_member: 60_000,
+        ..GatewayConfig::default()
+    };
+    let hub = Hub::start(world(&["DE", "FR", "NL"])).unwrap();
+    let front = Front::with(hub, Door::Proxy, config).unwrap();
+    let mut rng = Rng::new(1);
+    let mut key = |origin: &str| key(&mut rng, origin, &[], SystemClock.now());
+    let (mut de, mut fr) = (Vec::new(), Vec::new());
+    for wave in 0..WAVES {
+        let pairs: Vec<_> = (0..AT_ONCE)
+            .flat_map(|n| PAIRS.map(|pair| (pair, format!("{wave}/{n}/{pair:?}"))))
+            .map(|(pair, tag)| {
+                let first = key("DE");
+                let second = match pair {
+                    Pair::Same => first.clone(),
+                    Pair::Other => key("DE"),
+                    Pair::SameOfTwo => DiagnosisKey { origin: "FR".into(), ..first.clone() },
+                    Pair::OtherOfTwo => key("FR"),
+                };
+                (pair, tag, [first, second])
+            })
+            .collect();
+        let uploads: Vec<_> = pairs
+            .iter()
+            .flat_map(|(_, tag, keys)| keys.iter().map(move |key| (tag, key)))
+            .map(|(tag, key)| front.hub.world.upload(&key.origin, tag, std::slice::from_ref(key)).unwrap())
+            .collect();
+        let answers = front.post_at_once(&uploads).unwrap();
+        for ((pair, tag, keys), answers) in pairs.into_iter().zip(answers.chunks(2)) {
+            let taken = answers.iter().position(|a| a.status == 201).expect("one that is taken");
+            check(&tag, &tag, &answers[taken], Created);
+            let other = if matches!(pair, Pair::Other) { Conflict } else { Created };
+            check(&tag, &tag, &answers[1 - taken], other);
+            let [first, second] = keys;
+            match pair {
+                Pair::Same => de.push(first),
+                Pair::Other => de.push(if taken == 0 { first } else { second }),
+                Pair::SameOfTwo | Pair::OtherOfTwo => {
+                    de.push(first);
+                    fr.push(second);
+                }
+            }
+        }
     }
-    front.delivered_exactly("FR", &taken).unwrap();
+    // Everything is decided, once, and the next ones are too.
+    for (origin, n) in [("DE", of_de * WAVES), ("FR", of_fr * WAVES)] {
+        assert_eq!(front.hub.ledger(origin).unwrap().len(), n, "{origin}");
+        assert_eq!(front.hub.committed(origin).unwrap(), Some(n as i64), "{origin}");
+    }
+    de.push(key("DE"));
+    fr.push(key("FR"));
+    assert_eq!(front.send("DE", "last", &de[de.len() - 1..]).unwrap().status, 201);
+    assert_eq!(front.send("FR", "last", &fr[fr.len() - 1..]).unwrap().status, 201);
+    under_other_tags(&front, &mut de);
+    front.delivered_exactly("FR", &de.iter().collect::<Vec<_>>()).unwrap();
     front.delivered_exactly("DE", &fr.iter().collect::<Vec<_>>()).unwrap();
-    taken.extend(&fr);
-    front.delivered_exactly("NL", &taken).unwrap();
+    front.delivered_exactly("NL", &de.iter().chain(&fr).collect::<Vec<_>>()).unwrap();
+}
+
+/// More than two at a time, and one content under two tags.
+fn under_other_tags(front: &Front, taken: &mut Vec<DiagnosisKey>) {
+    let keys = pool(3, "DE", 3);
+    let upload = |tag: &str, keys: &[DiagnosisKey]| front.hub.world.upload("DE", tag, keys).unwrap();
+    // Eight times, each signed anew: one answer.
+    let answers = front.post_at_once(&[(); 8].map(|()| upload("eight", &keys[..2]))).unwrap();
+    answers.iter().for_each(|answer| check("one of eight", "eight", answer, Created));
+    // One tag takes the key, and each answer is true.
+    let tags = ["left", "right"];
+    let answers = front.post_at_once(&tags.map(|tag| upload(tag, &keys[2..]))).unwrap();
+    let won = answers.iter().position(|a| a.status == 201).expect("a winner");
+    check("the other tag", tags[1 - won], &answers[1 - won], Multi(&[], &[0]));
+    taken.extend(keys);
 }
 
 #[test]
@@ -286,21 +302,4 @@ fn what_was_refused_may_come_again_under_its_tag() {
     for country in ["FR", "NL"] {
         front.delivered_exactly(country, &k[..5].iter().collect::<Vec<_>>()).unwrap();
     }
-}
-
-#[test]
-fn over_mutual_tls() {
-    let front = Front::behind(Door::Tls, world(&["DE", "FR", "NL"])).unwrap();
-    let k = pool(1, "DE", 3);
-    check("new", "a", &front.send("DE", "a", &k[..2]).unwrap(), Created);
-    check("again", "a", &front.send("DE", "a", &k[..2]).unwrap(), Created);
-    check("more", "b", &front.send("DE", "b", &k[1..]).unwrap(), Multi(&[1], &[0]));
-    // Who connects as FR is FR, whatever headers and signature say.
-    let foreign = Upload { origin: "FR".parse().unwrap(), ..front.hub.world.upload("DE", "c", &k).unwrap() };
-    let answer = front.post(&foreign).unwrap();
-    assert_eq!((answer.status, answer.code()), (400, "key-origin-foreign"));
-    for country in ["FR", "NL"] {
-        front.delivered_exactly(country, &k.iter().collect::<Vec<_>>()).unwrap();
-    }
-    front.delivered_exactly("DE", &[]).unwrap();
 }

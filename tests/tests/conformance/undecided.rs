@@ -12,7 +12,7 @@ use reqwest::Method;
 use crate::{row::Row, scene::Scene};
 
 /// How long for what must come at last.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What one door is asked.
 pub struct Undecided {
