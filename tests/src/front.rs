@@ -180,7 +180,16 @@ impl Front {
                 client(world, Some(&world.nation(upload.origin.as_str())?.authentication))?
             }
         };
-        self.runtime.block_on(answer(self.request(&client, path, upload)))
+        self.runtime.block_on(answer(self.request(&client, self.address(), path, upload)))
+    }
+
+    /// The same through something in between, on a connection of its own.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub fn post_via(&self, address: SocketAddr, upload: &Upload) -> Result<Answer> {
+        let request = self.request(&self.client, address, "upload", upload).header("Connection", "close");
+        self.runtime.block_on(answer(request))
     }
 
     /// Sends all at once; the answers are in their order.
@@ -192,7 +201,7 @@ impl Front {
             // On threads of the runtime, so that they do run at the same time.
             let sent: Vec<_> = uploads
                 .iter()
-                .map(|u| tokio::spawn(answer(self.request(&self.client, "upload", u))))
+                .map(|u| tokio::spawn(answer(self.request(&self.client, self.address(), "upload", u))))
                 .collect();
             let mut answers = Vec::new();
             for one in sent {
@@ -202,10 +211,10 @@ impl Front {
         })
     }
 
-    fn request(&self, client: &Client, path: &str, upload: &Upload) -> RequestBuilder {
+    fn request(&self, client: &Client, address: SocketAddr, path: &str, upload: &Upload) -> RequestBuilder {
         let scheme = if self.door == Door::Tls { "https" } else { "http" };
         client
-            .post(format!("{scheme}://{}/diagnosiskeys/{path}", self.address()))
+            .post(format!("{scheme}://{address}/diagnosiskeys/{path}"))
             // Nothing but noise where there is no proxy.
             .header("X-SSL-Client-SHA256", hex::encode(upload.client_certificate))
             .header("X-SSL-Client-DN", format!("C={}", upload.origin))

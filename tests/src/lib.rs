@@ -12,6 +12,7 @@
 //! | [`hold`] | places of the transaction loop at which an instance is held |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
 //! | [`lone`] | roles in processes of their own, to be stopped and killed |
+//! | [`lossy`] | a proxy that loses answers |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
 //! | [`operator`] | what an operator has: files, and the program |
 //! | [`program`] | the program itself, as an operator runs it |
@@ -31,6 +32,7 @@ pub mod front;
 pub mod hold;
 pub mod hub;
 pub mod lone;
+pub mod lossy;
 pub mod model;
 pub mod operator;
 pub mod program;
