@@ -145,7 +145,7 @@ impl Exchange {
                 &hub.kafka("distribute"),
                 hub.codec.clone(),
                 network.clone(),
-                downloads::config(&files.path().join("store")),
+                downloads::config(&files.path().join("store"), 0),
                 Arc::new(SystemClock),
                 &Health::new("distribute"),
             ))

@@ -37,12 +37,17 @@ impl Page {
     }
 }
 
-/// The batches of a country from the first on, until there are so many different keys in them.
-pub fn walk(s: &Scene, exchange: &Exchange, code: &str, until: impl Fn(&[Page]) -> bool) -> Vec<Page> {
-    let give_up = Instant::now() + Duration::from_secs(60);
+/// The batches of a country from the first on, until they hold what they have to or patience ends.
+pub fn walk(
+    s: &Scene,
+    exchange: &Exchange,
+    code: &str,
+    patience: Duration,
+    until: impl Fn(&[Page]) -> bool,
+) -> Vec<Page> {
+    let give_up = Instant::now() + patience;
     let (mut pages, mut tag) = (Vec::new(), None);
     loop {
-        assert!(Instant::now() < give_up, "{code} does not get all: {} batches", pages.len());
         let reply = download(s, exchange, code, tag.as_deref());
         let next = (reply.header("nextBatchTag") != "null").then(|| reply.header("nextBatchTag").to_owned());
         if reply.status == 200 && tag.as_deref().is_none_or(|tag| tag == reply.header("batchTag")) {
@@ -54,7 +59,7 @@ pub fn walk(s: &Scene, exchange: &Exchange, code: &str, until: impl Fn(&[Page]) 
         }
         match next {
             Some(next) if reply.status == 200 => tag = Some(next),
-            _ if until(&pages) => return pages,
+            _ if until(&pages) || Instant::now() > give_up => return pages,
             _ => std::thread::sleep(Duration::from_millis(50)),
         }
     }
