@@ -4,7 +4,7 @@ use std::process::{self, ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use keyferry::{
-    cli::{keys, network, schemas, topics, verify},
+    cli::{client, keys, network, schemas, topics, verify},
     roles::{self, RoleArgs},
 };
 use keyferry_runtime::exit::{EXIT_CONFIG, Exit, Fatal};
@@ -50,6 +50,9 @@ enum Command {
     /// Proves completeness, order, integrity and origin: of a batch, a topic, a store
     #[command(subcommand)]
     Verify(verify::Command),
+    /// What a national backend does: upload, download and prove, audit, be called back
+    #[command(subcommand, after_help = client::EXIT_CODES)]
+    Client(client::Command),
     /// The whole exchange on this machine: broker, five countries, uploads, downloads, proof
     #[cfg(feature = "embedded-broker")]
     Demo(keyferry::demo::DemoArgs),
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<(), Fatal> {
         Command::Schemas(command) => schemas::run(&command),
         Command::Keys(command) => keys::run(&command),
         Command::Verify(command) => verify::run(command),
+        Command::Client(command) => client::run(command),
         #[cfg(feature = "embedded-broker")]
         Command::Demo(args) => keyferry::demo::run(&args),
     }

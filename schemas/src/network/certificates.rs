@@ -119,7 +119,7 @@ impl Network {
         for (m, member) in self.document.members.iter().enumerate() {
             for (c, entry) in member.certificates.iter().enumerate() {
                 let path = format!("members[{m}] ({}).certificates[{c}]", member.country);
-                let signed = anchor_signed(entry, anchors);
+                let signed = anchor_signed(&entry.pem, &entry.anchor_signature, anchors);
                 let unsigned = || {
                     let what = "is not the trust anchor's signature over `pem`; run `keyferry network sign`";
                     Fault::new(format!("{path}.anchor_signature"), what.into())
@@ -159,14 +159,14 @@ impl Network {
     }
 }
 
-/// Whether one of these anchors has signed the text of the certificate: a bare signature with RSA or ECDSA over SHA-256,
+/// Whether one of these anchors has signed this text of a certificate: a bare signature with RSA or ECDSA over SHA-256,
 /// SHA-384 or SHA-512, in base64. It does not say which digest it is over, so each is tried.
 #[must_use]
-pub fn anchor_signed(entry: &CertificateEntry, anchors: &[Certificate]) -> bool {
-    let Ok(signature) = STANDARD.decode(&entry.anchor_signature) else { return false };
+pub fn anchor_signed(pem: &str, signature: &str, anchors: &[Certificate]) -> bool {
+    let Ok(signature) = STANDARD.decode(signature) else { return false };
     let digests = [MessageDigest::sha256(), MessageDigest::sha384(), MessageDigest::sha512()];
     let signed = anchors.iter().filter_map(|a| a.x509().public_key().ok()).any(|key| {
-        let holds = |digest| verify(digest, &key, &signature, entry.pem.as_bytes()).unwrap_or(false);
+        let holds = |digest| verify(digest, &key, &signature, pem.as_bytes()).unwrap_or(false);
         digests.into_iter().any(holds)
     });
     if !signed {

@@ -109,7 +109,7 @@ fn sign_certificates(
     }
     let mut signed = 0;
     for entry in document.members.iter_mut().flat_map(|m| &mut m.certificates) {
-        if !anchor_signed(entry, std::slice::from_ref(anchor)) {
+        if !anchor_signed(&entry.pem, &entry.anchor_signature, std::slice::from_ref(anchor)) {
             let signature = Signer::new(MessageDigest::sha256(), key)
                 .and_then(|mut signer| signer.sign_oneshot_to_vec(entry.pem.as_bytes()))
                 .map_err(|e| failed("a certificate", &e))?;
