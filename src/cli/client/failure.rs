@@ -79,10 +79,6 @@ pub(super) fn clean(text: &str) -> String {
 /// What to do about a refusal, where the hub can not know that it is this program that reads.
 fn advice(code: &str) -> &'static str {
     match code {
-        "client-certificate-unknown" | "client-certificate-missing" => {
-            "; the operator has to register --cert for authentication"
-        }
-        "client-certificate-not-in-force" => "; give another --cert, or ask the operator for its dates",
         "signing-certificate-unknown" => "; the operator has to register --signing-cert for signing",
         "signing-certificate-not-in-force" => {
             "; give another --signing-cert, or ask the operator for its dates"

@@ -1,9 +1,12 @@
 //! The way to the hub: where it is, who we are, whom we believe to be the hub.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use keyferry_runtime::exit::Fatal;
+use keyferry_runtime::{
+    clock::{SharedClock, SystemClock},
+    exit::Fatal,
+};
 use keyferry_schemas::country::Country;
 use reqwest::{Client, Url, redirect};
 use rustls::{
@@ -46,6 +49,7 @@ pub(super) struct HubArgs {
 pub(super) struct Hub {
     pub(super) client: Client,
     pub(super) policy: Policy,
+    pub(super) clock: SharedClock,
     url: Url,
     /// The country that our certificate names.
     pub(super) country: Option<Country>,
@@ -74,7 +78,8 @@ impl HubArgs {
             .build()
             .map_err(|e| Fatal::failure(format_args!("no HTTP client can be made: {e}")))?;
         let policy = Policy { retries: self.retries, ..Policy::default() };
-        Ok(Hub { client, policy, url: self.url.clone(), country: identity.country() })
+        let (clock, url) = (Arc::new(SystemClock), self.url.clone());
+        Ok(Hub { client, policy, clock, url, country: identity.country() })
     }
 
     fn tls(&self, identity: &Identity) -> Result<ClientConfig, Failure> {
@@ -114,10 +119,10 @@ impl Hub {
     /// A hub without TLS, for tests of what is above it.
     #[cfg(test)]
     #[cfg(feature = "embedded-broker")]
-    pub(super) fn plain(url: Url, policy: Policy) -> Self {
+    pub(super) fn plain(url: Url, policy: Policy, clock: SharedClock) -> Self {
         let _ = aws_lc_rs::default_provider().install_default();
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
-        Self { client, policy, url, country: "FR".parse().ok() }
+        Self { client, policy, clock, url, country: "FR".parse().ok() }
     }
 }
 

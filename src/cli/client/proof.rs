@@ -163,7 +163,7 @@ impl fmt::Display for Proven {
 /// Proves batches against pinned anchors.
 pub(super) struct Prover {
     anchors: Vec<Certificate>,
-    aliases: BTreeMap<Country, Country>,
+    pub(super) aliases: BTreeMap<Country, Country>,
     own: Option<Country>,
     pub(super) hub_is_enough: bool,
     /// Certificates that an anchor has signed, by text and signature: few, and each stands in many uploads.

@@ -3,10 +3,7 @@
 use std::error::Error as _;
 
 use bytes::{Bytes, BytesMut};
-use keyferry_runtime::{
-    clock::{Clock, SystemClock},
-    exit::Fatal,
-};
+use keyferry_runtime::exit::Fatal;
 use reqwest::{RequestBuilder, Response, StatusCode, header::HeaderMap, header::RETRY_AFTER};
 
 use super::{
@@ -63,7 +60,7 @@ impl Hub {
                 }
                 Ok((status, headers, body)) => {
                     let asked = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-                    let asked = asked.and_then(|text| retry_after(text, SystemClock.now()));
+                    let asked = asked.and_then(|text| retry_after(text, self.clock.now()));
                     (format!("the hub answers {}", Problem::read(status, &body)), asked)
                 }
                 Err(Fault::Passing(why)) => (why, None),

@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use jiff::{ToSpan as _, civil::Date};
-use keyferry_runtime::{
-    clock::{Clock, SystemClock},
-    exit::Fatal,
-};
+use keyferry_runtime::exit::Fatal;
 use keyferry_schemas::efgs::Encoding;
 use keyferry_sinks::tag::{BatchTag, date_of};
 use reqwest::{StatusCode, header::ACCEPT, header::IF_NONE_MATCH};
@@ -117,7 +114,7 @@ impl Hub {
 
     /// The oldest day that may be asked for: from today back until the hub says that it is too old.
     pub(super) async fn oldest(&self) -> Result<Date, Failure> {
-        let today = date_of(SystemClock.now());
+        let today = date_of(self.clock.now());
         let mut oldest = today;
         for days in 1..=MOST_DAYS {
             let Ok(date) = today.checked_sub(days.days()) else { break };
