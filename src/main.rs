@@ -18,7 +18,8 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 all is well, 1 failed while running, 2 usage or configuration, \
-    3 a broker, registry or store can not be reached, 4 data are not to be trusted, 5 something has to be renewed.";
+    3 a broker, registry, store or hub can not be reached, 4 data are not to be trusted, \
+    5 something has to be renewed.";
 
 /// Roles run until SIGTERM or SIGINT; commands end by themselves.
 #[derive(Subcommand)]

@@ -151,6 +151,12 @@ impl Certificate {
         self.not_after
     }
 
+    /// Whether `now` lies within the dates of the certificate itself.
+    #[must_use]
+    pub fn in_force(&self, now: Millis) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
     /// The certificate as OpenSSL holds it.
     #[must_use]
     pub fn x509(&self) -> &X509 {

@@ -90,6 +90,7 @@ pub(super) async fn run(args: &Audit) -> Result<(), Failure> {
         if args.hub.json {
             let mut line = serde_json::to_value(entry).unwrap_or_default();
             line["event"] = "entry".into();
+            line["provenBy"] = proof.as_str().into();
             out(line)?;
         }
         rows.push([

@@ -58,7 +58,8 @@ pub(super) async fn run(args: &Download) -> Result<(), Failure> {
     }
     let folder = Folder::open(&args.out, hub.name(), hub.country)?;
     let mut receiver = Receiver { hub: &hub, folder, prover, format: args.format, json: args.hub.json };
-    let shutdown = Shutdown::on_signals()?;
+    // Without --follow a signal means that it is not done, and kills: everything here can be killed.
+    let shutdown = if args.follow { Shutdown::on_signals()? } else { Shutdown::new() };
     let interval = args.follow.then(|| Duration::from_secs(args.interval_s));
     receiver.follow(args.since, interval, &shutdown).await
 }

@@ -9,15 +9,14 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::country::Country;
 use reqwest::{Client, Url, redirect};
-use rustls::{
-    ClientConfig, RootCertStore, crypto::aws_lc_rs, pki_types::CertificateDer, pki_types::pem::PemObject,
-};
+use rustls::{ClientConfig, crypto::aws_lc_rs, pki_types::CertificateDer, pki_types::pem::PemObject};
 
-use super::{failure::Failure, identity::Identity, retry::Policy};
+use super::{failure::Failure, identity::Identity, retry::Policy, server::Believed};
 use crate::cli::files;
 
 /// Where the hub is, and who asks.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "The hub")]
 pub(super) struct HubArgs {
     /// Address of the hub
     #[arg(long, value_name = "https://HOST:PORT", value_parser = address)]
@@ -41,7 +40,7 @@ pub(super) struct HubArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=1000))]
     retries: u32,
     /// Prints one JSON object a line, for scripts
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     pub(super) json: bool,
 }
 
@@ -85,18 +84,18 @@ impl HubArgs {
     fn tls(&self, identity: &Identity) -> Result<ClientConfig, Failure> {
         let pem = files::read("the hub's certificate", &self.cacert)?;
         let found: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
-        let mut roots = RootCertStore::empty();
-        // Bundles of operating systems hold some that are of no use.
-        if roots.add_parsable_certificates(found).0 == 0 {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let Some(believed) = Believed::new(found, &provider) else {
             let file = self.cacert.display();
             return Err(Fatal::config(format_args!("--cacert {file}: there is no certificate in PEM")).into());
-        }
+        };
         let unusable = |e: rustls::Error| Fatal::config(format_args!("--cert, --key: can not be used: {e}"));
-        let config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(unusable)?;
         let resolver = identity.for_tls().map_err(unusable)?;
-        Ok(config.with_root_certificates(roots).with_client_cert_resolver(resolver))
+        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(believed));
+        Ok(config.with_client_cert_resolver(resolver))
     }
 }
 
@@ -123,7 +122,7 @@ impl Hub {
         // Unless told, it looks for the authorities of this machine each time.
         let tls = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into());
         let tls = tls.with_safe_default_protocol_versions().unwrap();
-        let tls = tls.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        let tls = tls.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()

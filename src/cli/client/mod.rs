@@ -7,7 +7,7 @@
 //! | `download`, `walk`, `folder` | the command; from batch to batch; the files and how far they go |
 //! | `audit`, `proof` | what proves the origin of a batch, and whether it does |
 //! | `callback` | who is told of new batches |
-//! | `hub`, `identity` | the way to the hub; certificates and keys |
+//! | `hub`, `server`, `identity` | the way to the hub; who it is; who we are |
 //! | `request`, `retry` | one request, sent again where that helps; when |
 //! | `failure` | what went wrong, for people and for scripts |
 
@@ -23,6 +23,7 @@ mod parts;
 mod proof;
 mod request;
 mod retry;
+mod server;
 mod upload;
 mod walk;
 
@@ -45,7 +46,8 @@ pub enum Command {
         after_help = "Example: keyferry client upload keys.json --url https://HUB:8443 --cacert hub.pem --cert auth.pem --key auth.key \
         --signing-cert signing.pem --signing-key signing.key\n\n\
         The file is a DiagnosisKeyBatch, in protobuf or JSON. Its keys are sent in the order of the file, so many at a time as \
-        --max-keys says, each part signed by itself. Indexes in what is printed are those of the file, from 0."
+        --max-keys says, each part signed by itself. Indexes in what is printed are those of the file, from 0.\n\n\
+        Exit codes: keyferry client --help"
     )]
     Upload(upload::Upload),
     /// Fetches every batch since the last run, proves where its keys come from, and writes it to a file
@@ -55,7 +57,8 @@ pub enum Command {
         A file has its final name only when it is whole and proven. How far this got stands in keyferry-state.json beside the files: \
         ended or killed anywhere, the next run goes on there, and no batch is lost or doubled. Erase the files when you are done \
         with them, and leave that one. Proven is that each upload in a batch is what its origin signed, with a certificate that the \
-        trust anchor signed; that no batch is missing is proven over Kafka only, by `keyferry verify topic`."
+        trust anchor signed; that no batch is missing is proven over Kafka only, by `keyferry verify topic`.\n\n\
+        Exit codes: keyferry client --help"
     )]
     Download(download::Download),
     /// Shows the signatures and certificates behind a batch, and holds the keys of a file against them
@@ -70,11 +73,16 @@ pub enum Command {
 }
 
 /// What a script may rely on.
-pub const EXIT_CODES: &str = "Exit codes: 0 done, also when there is nothing new, and when the hub knew or refused single keys; \
-    1 the hub refuses, or a file can not be written: the line on standard error says why, with a stable code; 2 usage, or a file \
-    that can not be used; 3 the hub can not be reached or asks to come later: run it again; 4 not to be trusted: the hub's own \
-    certificate, or a batch, which is not stored then.\n\n\
-    With --json, standard output is one JSON object a line, that of an error too: {\"event\":\"error\",\"code\":..,\"detail\":..,\"exit\":..}.";
+pub const EXIT_CODES: &str = "Exit codes:
+  0  done; also when there is nothing new, and when the hub knew or refused single keys
+  1  the hub refuses, or a file can not be written; standard error says why in one line, with a stable code
+  2  usage, or a file that can not be used
+  3  the hub can not be reached, or asks to come later: run it again
+  4  not to be trusted: the hub's own certificate; or a batch, which is not stored then
+
+With --json, standard output is one JSON object a line, and the last one tells of an error:
+  {\"event\":\"error\",\"code\":\"signature-invalid\",\"status\":400,\"detail\":\"..\",\"exit\":1}
+Where the hub did not answer, the code is one of: unreachable, untrusted, usage, failed.";
 
 /// Runs a command.
 ///
@@ -113,7 +121,12 @@ fn finish(failure: Failure, json: bool) -> Fatal {
 
 /// What is reported: a sentence for people, or an object for scripts.
 fn report(json: bool, text: impl std::fmt::Display, object: &Value) -> Result<(), Failure> {
-    Ok(if json { out(object)? } else { out(text)? })
+    if json {
+        out(object)?
+    } else {
+        out(text)?
+    }
+    Ok(())
 }
 
 /// What somebody at a terminal should know and no script has to read.

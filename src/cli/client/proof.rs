@@ -23,12 +23,13 @@ const ALIASES: [(&str, &str); 2] = [("EL", "GR"), ("UK", "GB")];
 
 /// Whom to trust, and how far.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "The proof")]
 pub(super) struct ProofArgs {
     /// Certificate of the trust anchor, which came by another way than through the hub; may be given several times
     #[arg(long, value_name = "PEM")]
     anchor: Vec<PathBuf>,
     /// What a batch has to be proven by
-    #[arg(long, value_enum, default_value = "required")]
+    #[arg(long, value_enum, default_value = "required", value_name = "PROOF")]
     origin_proof: OriginProof,
     /// Another code of a country, as in the network document; EL=GR and UK=GB are known
     #[arg(long, value_name = "CODE=COUNTRY", value_parser = alias)]

@@ -78,12 +78,10 @@ impl Hub {
                 let next = next(&answer, served)?;
                 match ask {
                     Ask::Tag(tag) if tag != served => {
-                        return Err(untrusted(format_args!("it serves {served} and was asked for {tag}")));
+                        Err(untrusted(format_args!("it serves {served} and was asked for {tag}")))
                     }
                     Ask::From(date) if served.date() < date => {
-                        return Err(untrusted(format_args!(
-                            "it serves {served} and was asked for {date} or later"
-                        )));
+                        Err(untrusted(format_args!("it serves {served} and was asked for {date} or later")))
                     }
                     _ => Ok(Got::Batch(Batch { tag: served, next, body: answer.body })),
                 }
