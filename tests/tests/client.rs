@@ -30,6 +30,7 @@ use keyferry_tests::{
     role::{Role, address},
     wait::wait_until,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -254,9 +255,9 @@ fn tag_time(tag: &str) -> Timestamp {
     format!("{}-{}-{}T00:00:00Z", &day[..4], &day[4..6], &day[6..8]).parse().unwrap()
 }
 
-fn follow(scene: &Scene) -> Child {
-    let line = scene
-        .download_line("killed", &format!("--follow --interval-s 1 --anchor {}/anchor.pem", scene.dir()));
+fn follow(scene: &Scene, out: &str) -> Child {
+    let line =
+        scene.download_line(out, &format!("--follow --interval-s 1 --anchor {}/anchor.pem", scene.dir()));
     let mut command = Command::new(program::path().unwrap());
     without_settings(&mut command).args(line.split_whitespace());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
@@ -266,7 +267,7 @@ fn follow(scene: &Scene) -> Child {
 fn killed_and_away(scene: &mut Scene, mut everything: Vec<Vec<u8>>) {
     for round in 0..5 {
         let before = scene.batches("killed").len();
-        let mut follower = follow(scene);
+        let mut follower = follow(scene, "killed");
         let keys = scene.keys(12);
         write(scene.folder.path(), "more.pb", efgs::encode_protobuf(&keys));
         everything.extend(data(&[&keys]));
@@ -301,6 +302,9 @@ fn killed_and_away(scene: &mut Scene, mut everything: Vec<Vec<u8>>) {
         scene.received("killed").len() >= everything.len()
     });
     assert!(scene.received("killed") == everything, "lost or doubled");
-    assert_eq!(scene.download("whole").code, Some(0));
+    let mut follower = follow(scene, "whole");
+    wait_until("all batches", || scene.batches("whole").len() >= scene.batches("killed").len());
     assert!(scene.batches("whole") == scene.batches("killed"), "not the batches of a run that nobody killed");
+    kill_process(Pid::from_raw(follower.id().try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
+    assert!(follower.wait().unwrap().success(), "asked to end, it has done what it should");
 }

@@ -56,6 +56,9 @@ impl Store {
         if let Some((_, status)) = self.fault.filter(|(at, _)| *at == n) {
             return problem(status, "fault");
         }
+        if n > 50 {
+            return problem(400, "a-client-that-never-ends");
+        }
         let path: Vec<_> = seen.line.split('/').collect();
         let [_, "diagnosiskeys", rest @ ..] = &path[..] else { return problem(404, "not-found") };
         let (date, tag, audit) = match rest {
