@@ -113,7 +113,7 @@ impl Failure {
             }
             Self::Unreachable(text) => Self::Unreachable(format!("{what}: {text}")),
             Self::Untrusted(text) => Self::Untrusted(format!("{what}: {text}")),
-            own @ Self::Own(_) => own,
+            Self::Own(fatal) => Self::Own(Fatal { message: format!("{what}: {fatal}"), ..fatal }),
         }
     }
 

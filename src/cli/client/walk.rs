@@ -10,10 +10,11 @@ use reqwest::{StatusCode, header::ACCEPT, header::IF_NONE_MATCH};
 use super::{
     failure::{Failure, Problem, clean},
     hub::Hub,
-    request::{Answer, SMALL},
+    request::Answer,
 };
 
-/// Longest batch, in bytes: twenty times what the largest one of a hub has with thirty countries on each key.
+/// Longest batch or audit, in bytes: several times what the largest batch of a hub takes, or its audit if each upload in
+/// it is small.
 const LONGEST: usize = 256 << 20;
 /// Days back from today that are asked for to find the oldest one the hub has; the law knows fourteen.
 const MOST_DAYS: i32 = 31;
@@ -130,7 +131,7 @@ impl Hub {
     pub(super) async fn audit(&self, date: Date, tag: BatchTag) -> Result<Bytes, Failure> {
         let url = self.at(&["audit", "download", &date.to_string(), &tag.to_string()]);
         let request = || self.client.get(url.clone()).header(ACCEPT, Encoding::Json.content_type());
-        let answer = self.send(request, LONGEST.max(SMALL)).await?;
+        let answer = self.send(request, LONGEST).await?;
         match answer.status {
             StatusCode::OK => Ok(answer.body),
             _ => Err(answer.refused().during(format_args!("the audit of {tag}"))),
