@@ -47,6 +47,7 @@ pub struct List {
 #[derive(Args)]
 pub struct Set {
     /// Name of the callback, of our own choice; one that is there is replaced
+    #[arg(value_parser = id)]
     id: String,
     /// The address
     address: Url,
@@ -58,6 +59,7 @@ pub struct Set {
 #[derive(Args)]
 pub struct Delete {
     /// Name of the callback
+    #[arg(value_parser = id)]
     id: String,
     #[command(flatten)]
     hub: HubArgs,
@@ -68,6 +70,11 @@ pub struct Delete {
 struct Callback {
     callback_id: String,
     url: String,
+}
+
+/// What can stand in a path by itself: the rest is for the hub to judge.
+fn id(text: &str) -> Result<String, String> {
+    if matches!(text, "" | "." | "..") { Err("is no name".into()) } else { Ok(text.to_owned()) }
 }
 
 impl Command {
@@ -135,4 +142,15 @@ pub(super) async fn delete(hub: &Hub, id: &str, as_json: bool) -> Result<(), Fai
         return Err(answer.refused());
     }
     report(as_json, format_args!("{id}: called no more"), &json!({ "event": "deleted", "callbackId": id }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_names_one_callback_and_not_the_list() {
+        assert!(["", ".", ".."].iter().all(|text| id(text).is_err()));
+        assert_eq!(id("a/..").as_deref(), Ok("a/.."));
+    }
 }
