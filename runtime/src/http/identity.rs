@@ -3,7 +3,7 @@
 use axum::http::{HeaderValue, header::CONNECTION};
 use keyferry_schemas::{
     country::Country,
-    network::{MemberState, Network, Use},
+    network::{CertificateState, MemberState, Network, Use},
     rejection::Rejection,
     time::Millis,
 };
@@ -44,16 +44,25 @@ pub fn identify(
             format!("the client certificate {thumbprint} is not registered; ask the operator to register it");
         return Err(ends(Problem::rejection(Rejection::ClientCertificateUnknown, detail)));
     }
-    let mut own = registrations.filter(|r| network.resolve(r.country) == network.resolve(named)).peekable();
-    if own.peek().is_none() {
+    let own: Vec<_> =
+        registrations.filter(|r| network.resolve(r.country) == network.resolve(named)).collect();
+    let Some(last) = own.last() else {
         let detail = format!(
             "the client certificate {thumbprint} names {named} and is registered for another country"
         );
         return Err(Problem::new(Code::ClientCountryMismatch, detail));
-    }
-    own.find(|r| r.in_force(now)).map(|r| r.country).ok_or_else(|| {
-        let detail = format!("the client certificate {thumbprint} is expired, revoked or not in force yet");
-        Problem::rejection(Rejection::ClientCertificateNotInForce, detail)
+    };
+    own.iter().find(|r| r.in_force(now)).map(|r| r.country).ok_or_else(|| {
+        let term = last.term();
+        let why = match network.certificate_state(last, now) {
+            CertificateState::Pending => format!("is pending: it counts from {} on", term.from),
+            CertificateState::Revoked => "is revoked: use another one that is registered".to_owned(),
+            _ => format!("has expired on {}: use another one that is registered", term.end()),
+        };
+        Problem::rejection(
+            Rejection::ClientCertificateNotInForce,
+            format!("the client certificate {thumbprint} {why}"),
+        )
     })
 }
 
@@ -80,6 +89,41 @@ impl Access {
                 };
                 let detail = format!("the membership of {country} is {state}; its operator can change that");
                 Err(Problem::rejection(Rejection::MemberNotActive, detail))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+    use keyferry_schemas::world::World;
+
+    use super::*;
+
+    #[test]
+    fn one_that_is_not_in_force_is_told_why() {
+        let now = Timestamp::constant(1_700_000_000, 0);
+        let day = SignedDuration::from_hours(24);
+        let mut world = World::new(&["DE", "FR"], now).unwrap();
+        let sha256 = world.nation("DE").unwrap().authentication.certificate.sha256();
+        let client = ClientCertificate { sha256, subject_country: "DE".parse().ok() };
+        for (from, until, revoked, why) in [
+            (now + day, now + day * 9, None, Some("is pending: it counts from 2023-11-15T22:13:20Z on")),
+            (now - day, now, None, Some("has expired on 2023-11-14T22:13:20Z: use another")),
+            (now - day, now + day, Some(now), Some("is revoked: use another")),
+            (now - day, now + day, Some(now + day), None),
+        ] {
+            let entry = &mut world.member_mut("DE").unwrap().certificates[0];
+            (entry.from, entry.until, entry.revoked) = (from, until, revoked);
+            let identified = identify(Some(&client), &world.network().unwrap(), now.into());
+            match why {
+                None => assert_eq!(identified, Ok("DE".parse().unwrap())),
+                Some(why) => {
+                    let problem = identified.unwrap_err();
+                    assert_eq!(problem.code(), "client-certificate-not-in-force");
+                    assert!(problem.to_string().contains(why), "{problem}");
+                }
             }
         }
     }
