@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -236,10 +237,21 @@ impl Codec {
 
     fn resolve<R: Record>(&self, writer: &Schema, binary: &[u8]) -> Result<R, AvroError> {
         let (reader, _) = self.inner.own.get(R::NAME).ok_or_else(|| AvroError::Schema(R::NAME.into()))?;
+        // A registry is shared, and whoever writes chooses the id. One that nests for ever overflows the library's stack.
+        if writer.name() != reader.name() {
+            let name = writer.name().map_or_else(|| "no record".into(), ToString::to_string);
+            return Err(AvroError::Schema(format!("{name} instead of {}", R::NAME)));
+        }
         // What the library says quotes the value, which may be a key.
         let resolve = |_| AvroError::Resolve("its writer's schema does not fit".into());
         let resolver = GenericDatumReader::builder(writer).reader_schema(reader).build().map_err(resolve)?;
-        let value = resolver.read_value(&mut &binary[..]).map_err(resolve)?;
+        let mut binary = Whole { rest: binary, short: false };
+        let value = resolver.read_value(&mut binary).map_err(resolve)?;
+        match binary {
+            Whole { short: true, .. } => return Err(AvroError::Short),
+            Whole { rest: [], .. } => (),
+            Whole { rest, .. } => return Err(AvroError::Trailing(rest.len())),
+        }
         let ours = GenericDatumWriter::builder(reader).build().map_err(resolve)?;
         R::from_avro(ours.write_value_to_vec(value).map_err(resolve)?.into())
     }
@@ -259,6 +271,20 @@ fn fingerprint(schema: &Schema) -> [u8; 8] {
 /// Writers in Rust may use the library's fingerprint.
 fn fingerprint_of_library(wanted: &[u8]) -> impl Fn(&Schema) -> bool {
     move |schema| schema.fingerprint::<Rabin>().bytes == wanted || fingerprint(schema) == wanted
+}
+
+/// Remembers that more was wanted than there is: where a record is cut short before a union or a text, the library reads
+/// a null.
+struct Whole<'a> {
+    rest: &'a [u8],
+    short: bool,
+}
+
+impl io::Read for Whole<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.short |= into.len() > self.rest.len();
+        io::Read::read(&mut self.rest, into)
+    }
 }
 
 enum Writer {
