@@ -4,6 +4,7 @@ mod describe;
 
 use std::{fmt, ops::RangeInclusive};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use der::{Decode, Encode};
 use openssl::{
     nid::Nid,
@@ -49,7 +50,9 @@ pub enum BadCertificate {
     )]
     PrivateKey,
     /// Something else stands beside the certificate.
-    #[error("not one CERTIFICATE block alone: only its lines from BEGIN to END belong here")]
+    #[error(
+        "not one CERTIFICATE block alone: only its lines from BEGIN to END belong here, and only the certificate in them"
+    )]
     NotAlone,
     /// The DER inside is malformed.
     #[error("the certificate is malformed")]
@@ -86,9 +89,12 @@ impl Certificate {
         let certificate = Self::from_pem(text)?;
         let block = text.trim_end_matches(['\r', '\n']);
         let body = block.strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
-        // OpenSSL skips what stands outside of blocks, so it would be signed and published unseen.
-        match body {
-            Some(body) if !body.contains("-----") => Ok(certificate),
+        let der =
+            body.and_then(|body| STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).ok());
+        // OpenSSL skips what stands outside of blocks, headers within one, and bytes behind the certificate: all of that
+        // would be signed and published unseen.
+        match der {
+            Some(der) if sha256(&der) == certificate.sha256 => Ok(certificate),
             _ => Err(BadCertificate::NotAlone),
         }
     }
