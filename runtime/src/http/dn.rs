@@ -8,10 +8,14 @@ use percent_encoding::percent_decode_str;
 
 /// The country that `dn` names in `C`; `None` if there is none, or if two disagree.
 pub(super) fn country(dn: &str) -> Option<Country> {
-    let text = decode(dn);
+    let dn = dn.trim();
+    // Where a `=` is plain, so are the separators: what is encoded in a value makes no attribute of its own.
+    let whole = !dn.contains('=');
+    let text = if whole { decode_form(dn) } else { Cow::Borrowed(dn) };
     let attributes = if text.starts_with('/') { slashed(&text) } else { rfc2253(&text) };
     let mut named = attributes.iter().filter_map(|a| {
         let (kind, value) = a.split_once('=')?;
+        let [kind, value] = [kind, value].map(|t| if whole { Cow::Borrowed(t) } else { decode(t) });
         is_country(kind.trim()).then(|| value.trim().parse::<Country>().ok())
     });
     let first = named.next()??;
@@ -23,14 +27,13 @@ fn is_country(kind: &str) -> bool {
     ["C", "countryName", "2.5.4.6", "OID.2.5.4.6"].iter().any(|known| known.eq_ignore_ascii_case(kind))
 }
 
-fn decode(dn: &str) -> Cow<'_, str> {
-    let dn = dn.trim();
-    if !dn.contains('%') {
-        return Cow::Borrowed(dn);
-    }
-    // Form encoding also writes a space as `+`, which in a plain name separates values: such a name has no `=` left.
-    let dn = if dn.contains('=') { Cow::Borrowed(dn) } else { Cow::Owned(dn.replace('+', " ")) };
-    Cow::Owned(percent_decode_str(&dn).decode_utf8_lossy().trim().to_owned())
+fn decode(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+/// Form encoding also writes a space as `+`, which in a plain name separates values.
+fn decode_form(dn: &str) -> Cow<'_, str> {
+    Cow::Owned(decode(&dn.replace('+', " ")).trim().to_owned())
 }
 
 /// `C=DE,O=x+CN=y`, also with `;`; separators count unless escaped or quoted.
@@ -87,6 +90,7 @@ mod tests {
             "CN%3Da+b%2C+C%3DDE",
             "CN=a%20b,C=DE",
             "%2FC%3DDE%2FCN%3Da",
+            "CN=a,%20C=DE",
             "CN=100%,C=DE",
             "C=DE,C=DE",
         ] {
@@ -108,6 +112,8 @@ mod tests {
             r"CN=a\,C=DE",
             r#"CN="C=DE""#,
             "DC=DE",
+            "CN=a%2CC=DE",
+            "C=DE%2CO=Backend",
             "\\",
         ] {
             assert_eq!(country(dn), None, "{dn}");
