@@ -102,8 +102,10 @@ impl Network {
 
     fn parse(document: &Bytes, anchors: &[Certificate], strict: bool) -> Result<Self, UntrustedNetwork> {
         let text = std::str::from_utf8(document).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
+        // From the second line on the library shows the text around the fault.
+        let first_line = |e: String| e.lines().next().unwrap_or_default().to_owned();
         let document: Document =
-            serde_saphyr::from_str(text).map_err(|e| UntrustedNetwork::Syntax(e.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|e| UntrustedNetwork::Syntax(first_line(e.to_string())))?;
         let mut faults = check::check(&document);
         let mut network = Self {
             members: document.members.iter().enumerate().map(|(i, m)| (m.country, i)).collect(),
