@@ -73,8 +73,10 @@ pub fn coding(headers: &HeaderMap) -> Coding {
     if gzip > 0.0 && gzip >= identity.unwrap_or(0.0) { Coding::Gzip } else { Coding::Identity }
 }
 
+/// A quality beyond its bounds is none: infinity would beat all others.
 fn quality(item: &MediaType<'_>) -> f32 {
-    item.parameter("q").map_or(1.0, |q| q.parse().unwrap_or(0.0))
+    let bounded = |q: &str| q.parse().ok().filter(|q| (0.0..=1.0).contains(q));
+    item.parameter("q").map_or(1.0, |q| bounded(q).unwrap_or(0.0))
 }
 
 /// Whether the client has the representation with this `ETag` already, by its `If-None-Match`.
@@ -97,7 +99,7 @@ mod tests {
     #[test]
     fn accept_is_negotiated_as_efgs_clients_know_it() {
         let (protobuf, json) = (Ok(Encoding::Protobuf), Ok(Encoding::Json));
-        let table: [(&[&str], Result<Encoding, u16>); 25] = [
+        let table: [(&[&str], Result<Encoding, u16>); 26] = [
             (&["application/protobuf; version=1.0"], protobuf),
             (&["application/json;version=1.0"], json),
             (&["Application/JSON; Version=\"1.0\""], json),
@@ -106,6 +108,7 @@ mod tests {
             (&["application/json; version=1.0; q=0.5, application/protobuf; version=1.0"], protobuf),
             (&["application/json; version=1.0; q=0.5", "application/protobuf; version=1.0; q=0.6"], protobuf),
             (&["application/json; version=2.0, application/protobuf; version=1.0"], protobuf),
+            (&["application/json; version=1.0; q=inf, application/protobuf; version=1.0"], protobuf),
             (&["application/json; version=1.0; q=0"], Err(415)),
             (&["application/protobuf"], Err(415)),
             (&["application/protobuf; version=2.0"], Err(415)),
@@ -132,7 +135,7 @@ mod tests {
 
     #[test]
     fn gzip_is_for_those_who_ask_for_it() {
-        let table: [(&[&str], Coding); 16] = [
+        let table: [(&[&str], Coding); 17] = [
             (&[], Coding::Identity),
             (&[""], Coding::Identity),
             (&["identity"], Coding::Identity),
@@ -144,6 +147,7 @@ mod tests {
             (&["gzip;q=0"], Coding::Identity),
             (&["gzip;q=0, *"], Coding::Identity),
             (&["gzip;q=much"], Coding::Identity),
+            (&["gzip;q=1.5"], Coding::Identity),
             (&["*"], Coding::Gzip),
             (&["*;q=0"], Coding::Identity),
             (&["identity;q=0.5, gzip;q=0.4"], Coding::Identity),
