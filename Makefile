@@ -1,6 +1,6 @@
 # The few commands there are. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint fuzz
 SHELL := /bin/bash
 # Tools that scripts/setup.sh built here.
 export PATH := $(PATH):$(CURDIR)/target/tools/bin
@@ -18,6 +18,7 @@ demo: ## Everything on this machine: a broker, all roles, five countries (ARGS=-
 # Without default features is what the image is built from.
 lint: setup ## Format, clippy, dependency rules, documentation
 	cargo fmt --all --check
+	rustfmt --check --edition 2024 fuzz/fuzz_targets/*.rs
 	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	cargo check -p keyferry --no-default-features
 	cargo deny --offline --workspace --all-features check bans licenses sources
@@ -32,3 +33,7 @@ test: setup lint ## Lint, then all tests on a real Kafka
 	cargo test --workspace --all-features --no-run
 	cargo build --workspace --all-features --bin with-broker --bin keyferry
 	target/debug/with-broker cargo test --workspace --all-features
+
+# Needs a nightly compiler and cargo-fuzz, which nothing else does. What fuzzing found is run by `make test`.
+fuzz: ## Feed the decoders garbage (TARGET=json SECONDS=60; all of them, a minute each, unless told)
+	@scripts/fuzz.sh "$(TARGET)" "$(SECONDS)"

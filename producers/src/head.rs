@@ -32,7 +32,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// The headers of an upload.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// How the body is encoded.
     pub encoding: Encoding,
     /// The sender's name for the batch.
@@ -48,7 +48,7 @@ impl Head {
     ///
     /// # Errors
     /// 400, 406 or 415.
-    pub(crate) fn read(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub fn read(headers: &HeaderMap) -> Result<Self, Problem> {
         let encoding = encoding(headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()))?;
         uncoded(headers)?;
         Ok(Self {

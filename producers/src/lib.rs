@@ -33,6 +33,9 @@ mod upload;
 
 pub use config::GatewayConfig;
 pub use gateway::Gateway;
+// For the fuzz targets.
+#[doc(hidden)]
+pub use head::Head;
 
 #[cfg(test)]
 mod tests;

@@ -25,7 +25,9 @@ pub mod intake;
 pub mod joining;
 pub mod log;
 pub mod metrics;
-mod negotiate;
+// For the fuzz targets.
+#[doc(hidden)]
+pub mod negotiate;
 mod patience;
 pub mod shelf;
 pub mod source;

@@ -9,6 +9,7 @@
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`exchange`] | all roles behind two doors at once: mutual TLS, and the headers of a proxy |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
+//! | [`fuzz`] | what must hold of the decoders of what strangers send: the fuzz targets |
 //! | [`hold`] | places of the transaction loop at which an instance is held |
 //! | [`hub`] | a hub of a test's own: broker, topics, network document, processors in threads |
 //! | [`lone`] | roles in processes of their own, to be stopped and killed |
@@ -29,6 +30,7 @@ pub mod cluster;
 pub mod downloads;
 pub mod exchange;
 pub mod front;
+pub mod fuzz;
 pub mod hold;
 pub mod hub;
 pub mod lone;
