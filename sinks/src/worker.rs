@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use jiff::civil::Date;
 use tokio::runtime::Handle;
 
@@ -112,7 +113,7 @@ impl Worker {
         while !self.stop.is_tripped() {
             let filled = self.fill(&mut *source, &mut intake, &mut heard, standing, turn);
             // What stands before a break was verified and is served.
-            if filled.is_err() || self.stop.is_tripped() {
+            if filled.is_err() {
                 self.flush(&mut intake)?;
             }
             turn = self.log(&mut intake, |first, day| {
@@ -124,7 +125,8 @@ impl Worker {
                 standing.followed();
             }
         }
-        Ok(())
+        // What waited for others waits no longer.
+        self.flush(&mut intake)
     }
 
     /// Takes what is there, up to one download batch; tells whether that is all. Waits for the first record only, for up
@@ -141,15 +143,7 @@ impl Worker {
         while !full(intake) && !self.stop.is_tripped() {
             match source.next(timeout).map_err(Fault::Kafka)? {
                 Next::Record(record) => {
-                    let go_on = || {
-                        self.beat.idle();
-                        !self.stop.is_tripped()
-                    };
-                    let read = Read::of(record.value.map(|value| self.codec.await_keys(value, go_on)));
-                    // The worker is to end; the record is nobody's fault.
-                    if matches!(read, Read::Garbage(AvroError::Unavailable(_))) {
-                        break;
-                    }
+                    let Some(read) = self.decode(record.value, intake)? else { break };
                     if !read.is_decidable(&self.feed.versions()) {
                         // What was verified already does not wait for it.
                         self.flush(intake)?;
@@ -174,6 +168,22 @@ impl Worker {
             timeout = Duration::ZERO;
         }
         Ok(false)
+    }
+
+    /// Decodes a record, patiently if the registry is away; `None` if the worker is to stop meanwhile.
+    fn decode(&self, value: Option<Bytes>, intake: &mut Intake) -> Result<Option<Read>, Fault> {
+        let Some(value) = value else { return Ok(Some(Read::of(None))) };
+        let away = |decoded: &_| matches!(decoded, Err(AvroError::Unavailable(_)));
+        let mut decoded = self.codec.decode_keys(value.clone());
+        if away(&decoded) {
+            // What was verified already does not wait for it.
+            self.flush(intake)?;
+            decoded = self.codec.await_keys(value, || {
+                self.beat.idle();
+                !self.stop.is_tripped()
+            });
+        }
+        Ok((!away(&decoded)).then(|| Read::of(Some(decoded))))
     }
 
     /// Nothing came. A reader that hangs before records that are there must look stalled, and not idle.

@@ -5,13 +5,18 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use common::{
     DAY, HOUR, Hub, NOON, Set, cc,
     instance::{Instance, List, Terms, tokio},
 };
-use keyferry_runtime::{health::Health, shutdown::Shutdown};
+use keyferry_runtime::{
+    codec::{Codec, SCHEMAS, SchemaSource},
+    health::Health,
+    shutdown::Shutdown,
+};
 use keyferry_schemas::time::Millis;
 use keyferry_sinks::{shelf::Shelf, store::Store, verify::verify_store};
 use object_store::{ObjectStore, memory::InMemory};
@@ -136,6 +141,31 @@ fn a_checkpoint_waits_for_nothing() {
     instance.wait_for(last);
     s.assert_logged(&[("20201023-1", &[1, 1])]);
     instance.stop();
+}
+
+struct Away;
+
+impl SchemaSource for Away {
+    fn schema(&self, _: u32) -> Result<Option<String>, String> {
+        Err("it does not answer".into())
+    }
+}
+
+/// A record whose schema nobody can look up at the moment keeps back what comes after it, and nothing before.
+#[test]
+fn what_was_verified_does_not_wait_for_the_registry() {
+    let mut s = Setting::new();
+    let ids: HashMap<_, _> =
+        SCHEMAS.iter().zip(1..).map(|((name, _), id)| ((*name).to_owned(), id)).collect();
+    let codec = Codec::with_registry(&ids, Box::new(Away)).unwrap();
+    let instance = s.start(Terms { codec, ..Terms::of(5, AN_HOUR_MS) });
+    let first = s.push(1, NOON);
+    s.list.push_bytes(Some(Bytes::from_static(b"\0\0\0\0\x63record")));
+    instance.wait_for(first);
+    s.push(1, NOON);
+    // Asked to stop, it does not take the record for a broken one.
+    instance.stop();
+    s.assert_logged(&[("20201023-1", &[1])]);
 }
 
 /// The one that waits finds on the log what it would have joined, and goes on with what is left.

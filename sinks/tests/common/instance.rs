@@ -135,18 +135,19 @@ pub fn codec() -> Codec {
     Codec::single_object().unwrap()
 }
 
-/// How an instance joins uploads, and what time it is there.
+/// How an instance joins uploads and reads records, and what time it is there.
 #[derive(Clone)]
 pub struct Terms {
     pub joining: Joining,
     pub clock: SharedClock,
+    pub codec: Codec,
 }
 
 impl Terms {
     /// Waits for up to `wait_ms`, at noon.
     pub fn of(max_keys: usize, wait_ms: u64) -> Self {
         let wait = Duration::from_millis(wait_ms);
-        Self { joining: Joining { max_keys, wait }, clock: Arc::new(NOON) }
+        Self { joining: Joining { max_keys, wait }, clock: Arc::new(NOON), codec: codec() }
     }
 }
 
@@ -210,7 +211,7 @@ impl Instance {
         let worker = Worker {
             topic: Box::new(list.clone()),
             shelf: Arc::clone(&shelf),
-            codec: codec(),
+            codec: terms.codec,
             feed: NetworkFeed::fixed(versions.clone()),
             joining: terms.joining,
             clock: terms.clock,
