@@ -16,6 +16,7 @@ use bytes::{Buf, Bytes};
 use keyferry_schemas::{
     avro::{AvroError, Record},
     batch::{Checkpoint, Manifest, SignedBatch},
+    callbacks::{Callback, CallbackProgress},
     records::{Head, LedgerEntry, NetworkRecord, Upload},
 };
 
@@ -25,7 +26,7 @@ const REGISTRY: u8 = 0;
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Every schema that stands on a topic, by name.
-pub const SCHEMAS: [(&str, &str); 7] = [
+pub const SCHEMAS: [(&str, &str); 9] = [
     (Upload::NAME, Upload::SCHEMA),
     (LedgerEntry::NAME, LedgerEntry::SCHEMA),
     (Head::NAME, Head::SCHEMA),
@@ -33,6 +34,8 @@ pub const SCHEMAS: [(&str, &str); 7] = [
     (Manifest::NAME, Manifest::SCHEMA),
     (SignedBatch::NAME, SignedBatch::SCHEMA),
     (Checkpoint::NAME, Checkpoint::SCHEMA),
+    (Callback::NAME, Callback::SCHEMA),
+    (CallbackProgress::NAME, CallbackProgress::SCHEMA),
 ];
 
 /// Finds the schema behind an id of the registry.

@@ -6,9 +6,10 @@
 //! | [`media`] | the media types that this is sent as |
 //! | [`openapi`] | the HTTP contract, described |
 //! | [`canonical`] | the bytes that an origin signs |
-//! | [`cms`], [`certificate`] | that signature, and the certificates behind it |
+//! | [`cms`], [`certificate`], `host` | that signature, and the certificates behind it; the hosts they name |
 //! | [`network`] | the signed document of members, certificates and agreements |
 //! | [`records`] | the records of the topics `uploads`, `ledger`, `heads`, `network` |
+//! | [`callbacks`] | the records of the topics `callbacks` |
 //! | [`batch`] | the records of the topics `keys`: signed batches and checkpoints |
 //! | [`chain`] | verification of batches and of the chain they form |
 //! | [`rules`] | what an upload has to be, as far as that needs no state |
@@ -20,12 +21,14 @@
 
 pub mod avro;
 pub mod batch;
+pub mod callbacks;
 pub mod canonical;
 pub mod certificate;
 pub mod chain;
 pub mod cms;
 pub mod country;
 pub mod efgs;
+mod host;
 mod json;
 pub mod media;
 pub mod network;

@@ -17,6 +17,8 @@ pub const UPLOADS_PATTERN: &str = r"^keyferry\.uploads\.[a-z][a-z]$";
 pub const MAX_UPLOAD_BYTES: usize = 2 << 20;
 /// The largest record on `keys` and `ledger`: 4 MiB.
 pub const MAX_OUTPUT_BYTES: usize = 4 << 20;
+/// The largest record on `callbacks`: 16 KiB.
+pub const MAX_CALLBACK_BYTES: usize = 16 << 10;
 /// The largest record on `rejects`, and of any client: 5 MiB.
 pub const MAX_REJECT_BYTES: usize = 5 << 20;
 /// The longest batch tag, in bytes.
@@ -53,6 +55,12 @@ pub fn ledger(country: Country) -> String {
 #[must_use]
 pub fn keys(country: Country) -> String {
     format!("keyferry.keys.{}", country.lower())
+}
+
+/// `keyferry.callbacks.<cc>`.
+#[must_use]
+pub fn callbacks(country: Country) -> String {
+    format!("keyferry.callbacks.{}", country.lower())
 }
 
 /// The country whose upload topic this is.
@@ -107,6 +115,19 @@ pub fn of_member(country: Country) -> Vec<Topic> {
         topic(uploads(country), MAX_UPLOAD_BYTES, &of_uploads),
         topic(ledger(country), MAX_OUTPUT_BYTES, &retention(LEDGER_RETENTION_MS)),
         topic(keys(country), MAX_OUTPUT_BYTES, &retention(KEYS_RETENTION_MS)),
+        topic(
+            callbacks(country),
+            MAX_CALLBACK_BYTES,
+            &[
+                // Nothing expires. `delete` is there because Kafka deletes no records of a topic that is compacted only,
+                // and those of a member that left have to go.
+                ("cleanup.policy", "compact,delete".into()),
+                ("retention.ms", "-1".into()),
+                ("retention.bytes", "-1".into()),
+                ("segment.bytes", (1 << 20).to_string()),
+                ("min.cleanable.dirty.ratio", "0.1".into()),
+            ],
+        ),
     ]
 }
 
@@ -141,7 +162,8 @@ mod tests {
 
     #[test]
     fn keys_are_gone_within_fourteen_days_segments_included() {
-        for topic in of_member("DE".parse().unwrap()).iter().filter(|t| !t.name.contains("ledger")) {
+        let holds_keys = |t: &&Topic| !["ledger", "callbacks"].iter().any(|without| t.name.contains(without));
+        for topic in of_member("DE".parse().unwrap()).iter().filter(holds_keys) {
             let of = |k| topic.settings.iter().find(|(key, _)| *key == k).unwrap().1.parse::<i64>().unwrap();
             assert!(of("retention.ms") + of("segment.ms") < 14 * DAY_MS, "{}", topic.name);
         }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use keyferry_schemas::{
     avro::{AvroError, Record},
     batch::{Checkpoint, DataClass, Level, Manifest, SignedBatch},
+    callbacks::{Callback, CallbackProgress},
     country::Country,
     records::{
         ChainHead, Delivery, Head, Kind, LedgerEntry, NetworkRecord, Outcome, Upload, Verdict, Withheld,
@@ -166,6 +167,8 @@ records! {
     }
     SignedBatch { manifest signature keys new origin_signature }
     Checkpoint { network network_version origin destination sequence manifest now at signing_key signature }
+    Callback { url created_at after_number after_tag }
+    CallbackProgress { number tag }
 }
 
 /// Runs a check for every type that stands on a topic.
@@ -178,6 +181,8 @@ macro_rules! each {
         $check::<Manifest>($($argument),*);
         $check::<SignedBatch>($($argument),*);
         $check::<Checkpoint>($($argument),*);
+        $check::<Callback>($($argument),*);
+        $check::<CallbackProgress>($($argument),*);
     };
 }
 

@@ -167,6 +167,6 @@ mod tests {
         let names = |at: Timestamp| {
             of_members(&network, at.into()).iter().filter(|t| t.name.ends_with(".fr")).count()
         };
-        assert_eq!((names(now), names(now + day)), (3, 0));
+        assert_eq!((names(now), names(now + day)), (4, 0));
     }
 }

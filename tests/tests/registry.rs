@@ -65,7 +65,17 @@ fn schemas_are_registered_once_and_before_a_role_starts() {
     let text = format!("{nobody}registry: {{url: '{}', timeout_ms: 30000}}\n", registry.url());
     write(folder.path(), "roles.yaml", text);
     let config = format!("--config {dir}/roles.yaml");
-    let subjects = ["Upload", "LedgerEntry", "Head", "Network", "Manifest", "SignedBatch", "Checkpoint"];
+    let subjects = [
+        "Upload",
+        "LedgerEntry",
+        "Head",
+        "Network",
+        "Manifest",
+        "SignedBatch",
+        "Checkpoint",
+        "Callback",
+        "CallbackProgress",
+    ];
 
     let before = keyferry(&format!("schemas check {config}"));
     failed(&before, 2, &["not registered: ", "`keyferry schemas register`"]);
