@@ -42,10 +42,35 @@ impl Follower {
         self.assign()
     }
 
+    /// Reads `topic` no more.
+    ///
+    /// # Errors
+    /// [`KafkaError`]; the others are read on.
+    pub fn remove(&mut self, topic: &str) -> Result<(), KafkaError> {
+        match self.positions.remove(topic) {
+            Some(_) => self.assign(),
+            None => Ok(()),
+        }
+    }
+
     /// Whether `topic` is read.
     #[must_use]
     pub fn follows(&self, topic: &str) -> bool {
         self.positions.contains_key(topic)
+    }
+
+    /// Offset of the next record of `topic`, as far as it is known; `None` if it is not read.
+    #[must_use]
+    pub fn position(&self, topic: &str) -> Option<i64> {
+        self.positions.get(topic).copied()
+    }
+
+    /// The end of `topic`. Blocks for up to 10 s. For committed readers it is the last stable offset.
+    ///
+    /// # Errors
+    /// The broker can not be reached, or there is no such topic.
+    pub fn end(&self, topic: &str) -> Result<i64, KafkaError> {
+        self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT).map(|(_, high)| high)
     }
 
     /// The next record and the topic it stands on; `None` if there is none within `timeout`, for which it blocks.
@@ -54,7 +79,11 @@ impl Follower {
     /// [`KafkaError`] that does not mend itself; [`Follower::recover`] puts it right.
     pub fn next(&mut self, timeout: Duration) -> Result<Option<(String, Record)>, KafkaError> {
         match self.consumer.poll(timeout) {
-            None | Some(Err(KafkaError::PartitionEOF(_))) => Ok(None),
+            None => Ok(None),
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                self.take_over_positions();
+                Ok(None)
+            }
             Some(Ok(message)) => {
                 let record = Record::copy(&message);
                 if let Some(position) = self.positions.get_mut(message.topic()) {
@@ -84,6 +113,16 @@ impl Follower {
         self.positions.retain(|topic, _| !gone.contains(topic));
         self.assign()?;
         Ok(gone)
+    }
+
+    /// An end may lie behind what is no record: markers, and places of records that were compacted away.
+    fn take_over_positions(&mut self) {
+        let Ok(reported) = self.consumer.position() else { return };
+        for (topic, position) in &mut self.positions {
+            if let Some(Offset::Offset(at)) = reported.find_partition(topic, 0).map(|p| p.offset()) {
+                *position = at.max(*position);
+            }
+        }
     }
 
     /// All anew: positions are ours, and what was fetched ahead is fetched again.

@@ -99,6 +99,24 @@ impl Producer {
         payload: &[u8],
         headers: &[(&str, &[u8])],
     ) -> Result<i64, ProduceError> {
+        self.put(topic, key, Some(payload), headers).await
+    }
+
+    /// Writes a record without a value: on a compacted topic what stands under `key` is to go. As [`Producer::send`].
+    ///
+    /// # Errors
+    /// [`ProduceError`].
+    pub async fn bury(&self, topic: &str, key: &[u8]) -> Result<i64, ProduceError> {
+        self.put(topic, key, None, &[]).await
+    }
+
+    async fn put(
+        &self,
+        topic: &str,
+        key: &[u8],
+        payload: Option<&[u8]>,
+        headers: &[(&str, &[u8])],
+    ) -> Result<i64, ProduceError> {
         // While contact is in doubt nothing is put into the queue: what was never there is certainly not accepted.
         if self.inner.contact.is_doubtful() {
             let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
@@ -110,7 +128,8 @@ impl Producer {
         let headers = headers
             .iter()
             .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
-        let record = FutureRecord::to(topic).partition(0).key(key).payload(payload).headers(headers);
+        let mut record = FutureRecord::to(topic).partition(0).key(key).headers(headers);
+        record.payload = payload;
         let delivery = match client.send_result(record) {
             Ok(delivery) => delivery.await,
             Err((error, _)) => {

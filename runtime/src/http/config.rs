@@ -83,8 +83,11 @@ impl Check for HttpConfig {
     }
 }
 
-/// A bare address is a network of one.
-fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+/// Reads a list of networks; a bare address is a network of one.
+///
+/// # Errors
+/// One is neither.
+pub fn networks<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
     let network = |text: &String| {
         let alone = || text.parse::<IpAddr>().map(IpNet::from);
         text.parse()

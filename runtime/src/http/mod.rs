@@ -28,9 +28,10 @@ mod tls;
 
 pub use client::ClientCertificate;
 pub use code::Code;
-pub use config::{HttpConfig, TlsConfig};
+pub use config::{HttpConfig, TlsConfig, networks};
 pub use identity::{Access, identify};
 pub use ipnet::IpNet;
 pub use problem::Problem;
 pub use routes::app;
 pub use server::{Server, serve};
+pub(crate) use tls::load_pair;

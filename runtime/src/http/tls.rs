@@ -18,9 +18,9 @@ use rustls::{
 
 use super::TlsConfig;
 
-/// The server's certificate can not be used.
+/// A certificate of ours can not be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadTls {
+pub(crate) enum BadTls {
     /// A file can not be read.
     #[error("{0} can not be read: {1}")]
     Unreadable(String, io::Error),
@@ -34,13 +34,22 @@ pub(super) enum BadTls {
 
 /// Reads the files of `config`. Blocks on them.
 pub(super) fn load(config: &TlsConfig) -> Result<Arc<ServerConfig>, BadTls> {
+    let (chain, key) = load_pair(config)?;
+    server(chain, key).map(Arc::new)
+}
+
+/// Reads a certificate, those that it leads to, and its key; whether they go together is not looked at. Blocks on the
+/// files.
+pub(crate) fn load_pair(
+    config: &TlsConfig,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BadTls> {
     let pem = read(&config.certificate)?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.ok().filter(|chain| !chain.is_empty());
     let chain = chain.ok_or_else(|| BadTls::Pem(name(&config.certificate), "a chain of certificates"))?;
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?)
         .map_err(|_| BadTls::Pem(name(&config.key), "an unencrypted private key"))?;
-    server(chain, key).map(Arc::new)
+    Ok((chain, key))
 }
 
 /// What is wrong with the dates of the server's certificate at `now`, in one line. It is used all the same: whoever can
