@@ -216,7 +216,7 @@ pub fn apply(
     Ok(changes)
 }
 
-/// Deletes what is there of a member that has left: every key for it, and those of its uploads that are decided. What is
+/// Deletes what is there of a member that has left: every key for it, its callbacks, and those of its uploads that are decided. What is
 /// not decided yet stays until it is, and expires with its topic. With `dry_run` nothing is deleted. Blocks as [`apply`].
 ///
 /// # Errors
@@ -226,7 +226,7 @@ pub fn purge(kafka: &Kafka, country: Country, dry_run: bool) -> Result<Vec<Chang
     // The processors' group says what is decided.
     let consumer = kafka.in_role("process").reader(Isolation::Committed).map_err(|e| brokers(kafka, e))?;
     let mut changes = Vec::new();
-    for topic in [topics::keys(country), topics::uploads(country)] {
+    for topic in [topics::keys(country), topics::callbacks(country), topics::uploads(country)] {
         let (low, high) = match consumer.fetch_watermarks(&topic, 0, BROKER_TIMEOUT) {
             Ok(bounds) => bounds,
             Err(e) if is_absence(&e) => continue,
@@ -234,7 +234,7 @@ pub fn purge(kafka: &Kafka, country: Country, dry_run: bool) -> Result<Vec<Chang
         };
         let mut offsets = TopicPartitionList::new();
         offsets.add_partition(&topic, 0);
-        let before = if topic == topics::keys(country) {
+        let before = if topic != topics::uploads(country) {
             high
         } else {
             let committed =

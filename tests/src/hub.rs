@@ -116,8 +116,23 @@ impl Hub {
     /// # Errors
     /// The broker does not take it.
     pub fn put(&self, topic: &str, value: Vec<u8>) -> Result<()> {
-        let record = BaseRecord::<(), _>::to(topic).payload(&value).partition(0);
+        self.producer
+            .send(BaseRecord::<(), _>::to(topic).payload(&value).partition(0))
+            .map_err(|(e, _)| e)?;
+        self.delivered_all(topic)
+    }
+
+    /// The same with a key, which compacted topics ask for.
+    ///
+    /// # Errors
+    /// The broker does not take it.
+    pub fn put_keyed(&self, topic: &str, key: &str, value: Vec<u8>) -> Result<()> {
+        let record = BaseRecord::to(topic).key(key).payload(&value).partition(0);
         self.producer.send(record).map_err(|(e, _)| e)?;
+        self.delivered_all(topic)
+    }
+
+    fn delivered_all(&self, topic: &str) -> Result<()> {
         // Not `flush`, which looks only every 100 ms whether it is done.
         let give_up = Instant::now() + Duration::from_secs(10);
         while self.producer.in_flight_count() > 0 {

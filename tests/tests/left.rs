@@ -29,13 +29,16 @@ fn the_topics_of_a_member_that_left_are_purged_as_far_as_they_are_decided() {
     send("FR", "undecided");
 
     let fr = "FR".parse().unwrap();
+    let callbacks = topics::callbacks(fr);
+    hub.put_keyed(&callbacks, "id", b"a subscription".to_vec()).unwrap();
     let count = |topic: &str| hub.records(topic, Isolation::Uncommitted).unwrap().len();
     let (keys, uploads) = (topics::keys(fr), topics::uploads(fr));
     let kafka = hub.kafka("cli");
     let planned = purge(&kafka, fr, true).unwrap();
-    assert_eq!((count(&keys), count(&uploads)), (1, 2), "a dry run deletes nothing");
+    let counts = || (count(&keys), count(&callbacks), count(&uploads));
+    assert_eq!(counts(), (1, 1, 2), "a dry run deletes nothing");
     assert_eq!(purge(&kafka, fr, false).unwrap(), planned);
-    assert_eq!((count(&keys), count(&uploads)), (0, 1));
+    assert_eq!(counts(), (0, 0, 1));
     assert_eq!(purge(&kafka, fr, false).unwrap(), []);
     assert_eq!(count(&topics::keys("DE".parse().unwrap())), 1, "nobody else's");
 
