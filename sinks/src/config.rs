@@ -10,7 +10,7 @@ use keyferry_schemas::{
     time::{MILLIS_PER_DAY, Millis},
 };
 
-use crate::{api::Periods, joining::Joining, store::StoreConfig};
+use crate::{api::Periods, callbacks::CallbacksConfig, joining::Joining, store::StoreConfig};
 
 /// What the law allows: keys are kept for at most this many days after their upload.
 const MAX_DAYS: u16 = 14;
@@ -50,6 +50,9 @@ pub struct DistributeConfig {
     /// with the day.
     #[serde(default)]
     pub join_wait_ms: u32,
+    /// How members are called when there is a new batch. Without it nobody can subscribe.
+    #[serde(default)]
+    pub callbacks: Option<CallbacksConfig>,
 }
 
 /// Which countries an instance serves.
@@ -105,6 +108,7 @@ impl Check for DistributeConfig {
             }
         }
         faults.section("store", &self.store);
+        faults.section("callbacks", &self.callbacks);
         if !(1..=MAX_DAYS).contains(&self.retention_days) {
             faults.add("retention_days", "is not 1 to 14 days");
         }
@@ -145,7 +149,9 @@ mod tests {
         assert_eq!(faults("countries: {only: [DE]}\nstore: {s3: {bucket: b, endpoint: 'https://s3'}}"), "");
         let all = "countries: {only: [DE, DE]}\nstore: {s3: {bucket: '', endpoint: 'http://s3'}}\n\
             retention_days: 15\ndownload_window_days: 16\nsweep_interval_s: 0\n\
-            max_keys_per_download_batch: 0\njoin_wait_ms: 60001\nmore: 1";
+            max_keys_per_download_batch: 0\njoin_wait_ms: 60001\nmore: 1\n\
+            callbacks: {client: {certificate: /nowhere, key: /nowhere}, timeout_ms: 0, retry_max_s: 0, \
+            max_per_member: 0, allowed_networks: ['0.0.0.0/0']}";
         let found = faults(all);
         for field in [
             "countries.only",
@@ -157,6 +163,11 @@ mod tests {
             "max_keys_per_download_batch",
             "join_wait_ms",
             "more",
+            "callbacks.client",
+            "callbacks.timeout_ms",
+            "callbacks.retry_max_s",
+            "callbacks.max_per_member",
+            "callbacks.allowed_networks",
         ] {
             assert!(found.contains(field), "{field}: {found}");
         }
@@ -172,6 +183,7 @@ mod tests {
             sweep_interval_s: 600,
             max_keys_per_download_batch: 1,
             join_wait_ms: 0,
+            callbacks: None,
         };
         let periods = config.periods();
         let upload = keyferry_schemas::time::Millis(1_603_454_400_000);

@@ -18,6 +18,7 @@ use keyferry_schemas::{country::Country, network::MemberState, topics};
 
 use crate::{
     api::{Api, Shelves},
+    callbacks::{self, Callbacks},
     config::{Countries, DistributeConfig},
     download::routes,
     metrics::Metrics,
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) shelves: Shelves,
     pub(crate) metrics: Metrics,
     pub(crate) stop: Shutdown,
+    callbacks: Option<Callbacks>,
     workers: Mutex<BTreeMap<Country, Running>>,
 }
 
@@ -71,6 +73,10 @@ impl Distribution {
     ) -> Result<Self, Fatal> {
         let store = Store::open(&config.store).await.map_err(fatal)?;
         let metrics = Metrics::new()?;
+        let callbacks = config.callbacks.as_ref();
+        let callbacks = callbacks
+            .map(|c| Callbacks::start(kafka, &codec, &feed, c, &clock, config.periods(), health))
+            .transpose()?;
         let parts = Arc::new(Parts {
             kafka: kafka.clone(),
             codec,
@@ -82,6 +88,7 @@ impl Distribution {
             shelves: Shelves::default(),
             metrics,
             stop: Shutdown::new(),
+            callbacks,
             workers: Mutex::default(),
         });
         parts.known()?;
@@ -103,14 +110,15 @@ impl Distribution {
         Ok(Self { parts, supervisor })
     }
 
-    /// The download and audit routes.
+    /// The download, audit and callback routes.
     pub fn router(&self) -> Router {
-        routes(Api {
+        let api = Api {
             shelves: self.parts.shelves.clone(),
             feed: self.parts.feed.clone(),
             clock: Arc::clone(&self.parts.clock),
             periods: self.parts.config.periods(),
-        })
+        };
+        routes(api.clone()).merge(callbacks::routes(api, self.parts.callbacks.clone()))
     }
 
     /// The countries served now.
@@ -124,6 +132,9 @@ impl Distribution {
         self.parts.stop.trip();
         // One that panicked has stopped as well.
         let _ = self.supervisor.await;
+        if let Some(callbacks) = &self.parts.callbacks {
+            callbacks.stop().await;
+        }
         let workers = std::mem::take(&mut *self.parts.workers());
         end(workers.into_values().collect()).await;
     }
@@ -204,6 +215,9 @@ impl Parts {
         let thread = std::thread::Builder::new().name(name).spawn(move || worker.run());
         let thread = thread.map_err(|e| StoreError::Config(format!("no thread for {country}: {e}")))?;
         self.workers().insert(country, Running { stop, thread });
+        if let Some(callbacks) = &self.callbacks {
+            callbacks.begin(&shelf);
+        }
         self.shelves.add(shelf);
         Ok(())
     }
@@ -211,6 +225,9 @@ impl Parts {
     /// Serves a country no more. Waits for its worker, which may be in the middle of a request.
     pub(crate) async fn end(&self, country: Country) {
         self.shelves.remove(country);
+        if let Some(callbacks) = &self.callbacks {
+            callbacks.end(country).await;
+        }
         let worker = self.workers().remove(&country);
         end(worker.into_iter().collect()).await;
         self.metrics.forget(country);

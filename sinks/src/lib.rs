@@ -12,12 +12,14 @@
 //! | [`log`], [`tag`], `text` | log objects and the names of batches; pure |
 //! | [`store`], [`shelf`] | the object store, and one country's log in it |
 //! | [`download`], `audit`, [`api`], `negotiate`, `body` | the HTTP contract of EFGS |
+//! | [`callbacks`] | members that are called when there is a new batch |
 //! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
 //! | [`metrics`] | what is counted |
 
 pub mod api;
 mod audit;
 mod body;
+pub mod callbacks;
 pub mod config;
 pub mod distribute;
 pub mod download;

@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use object_store::path::Path;
+use tokio::sync::watch;
 
 use keyferry_schemas::{batch::sha256, country::Country};
 
@@ -27,6 +28,8 @@ pub struct Shelf {
     store: Store,
     country: Country,
     known: Mutex<Known>,
+    /// The number of the head.
+    moved: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ impl Shelf {
         let number = shelf.last_number().await?;
         if number > 0 {
             let head = shelf.read(number).await?.ok_or_else(|| shelf.missing(number))?;
-            shelf.lock().head = Some(Arc::new(head));
+            shelf.advance(head);
         }
         shelf.follow().await?;
         Ok(shelf)
@@ -66,7 +69,7 @@ impl Shelf {
     /// Without looking for the head, for whoever reads it from its first object on. No I/O.
     #[must_use]
     pub fn unread(store: Store, country: Country) -> Self {
-        Self { store, country, known: Mutex::default() }
+        Self { store, country, known: Mutex::default(), moved: watch::Sender::default() }
     }
 
     /// The highest number of a log object by what is listed, whatever can be read; 0 if there is none. Data are written
@@ -93,6 +96,12 @@ impl Shelf {
     #[must_use]
     pub fn head(&self) -> Option<Arc<Sealed>> {
         self.lock().head.clone()
+    }
+
+    /// Tells the number of the head whenever it moves.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
     }
 
     /// Reads on to what another instance has appended; tells whether there was anything.
@@ -222,6 +231,7 @@ impl Shelf {
     fn advance(&self, next: Sealed) {
         let mut known = self.lock();
         if known.head.as_ref().is_none_or(|h| h.entry.number < next.entry.number) {
+            self.moved.send_replace(next.entry.number);
             let before = known.head.replace(Arc::new(next));
             known.recent.extend(before);
             if known.recent.len() > KEPT {

@@ -59,6 +59,7 @@ async fn a_batch_on_kafka_can_be_downloaded_within_a_second() {
         sweep_interval_s: 600,
         max_keys_per_download_batch: 20_000,
         join_wait_ms: 0,
+        callbacks: None,
     };
     let feed = NetworkFeed::fixed(hub.versions.clone());
     let health = Health::new("distribute");

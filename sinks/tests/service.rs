@@ -76,6 +76,7 @@ impl World {
             sweep_interval_s: 1,
             max_keys_per_download_batch: 100,
             join_wait_ms: 0,
+            callbacks: None,
         };
         let kafka = Kafka::new(&kafka, "distribute");
         let feed = NetworkFeed::fixed(self.hub.versions.clone());

@@ -41,6 +41,7 @@ pub fn config(store: &Path, join_wait_ms: u32) -> DistributeConfig {
         sweep_interval_s: 5,
         max_keys_per_download_batch: 40,
         join_wait_ms,
+        callbacks: None,
     }
 }
 
@@ -59,6 +60,19 @@ impl Hub {
     /// It can not be started.
     pub fn lone_distribution_that_waits(&self, program: &str, store: &Path, wait_ms: u32) -> Result<Lone> {
         self.lone(program, &store.to_string_lossy(), &[&wait_ms.to_string()])
+    }
+
+    /// The same, with a file that holds the section `callbacks` of its configuration.
+    ///
+    /// # Errors
+    /// It can not be started.
+    pub fn lone_distribution_that_calls(
+        &self,
+        program: &str,
+        store: &Path,
+        callbacks: &Path,
+    ) -> Result<Lone> {
+        self.lone(program, &store.to_string_lossy(), &["0", &callbacks.to_string_lossy()])
     }
 
     /// Verifies the store of one country as `keyferry verify` does.
