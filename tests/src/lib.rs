@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`backend`] | a national backend, over mutual TLS |
 //! | [`broker`] | one broker for the tests of a process |
+//! | [`callee`] | a subscriber to callbacks |
 //! | [`chains`] | chains of batches, to be put on topics by hand |
 //! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
@@ -20,11 +21,13 @@
 //! | [`raw`] | requests to a broker without a library, for what no library sends |
 //! | [`registry`] | a schema registry of a test's own |
 //! | [`role`] | the program in a role, in a process of its own |
+//! | [`service`] | distribution services in this process |
 //! | [`subscriber`] | the subscriber in Python |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;
 pub mod broker;
+pub mod callee;
 pub mod chains;
 pub mod cluster;
 pub mod downloads;
@@ -41,5 +44,6 @@ pub mod program;
 pub mod raw;
 pub mod registry;
 pub mod role;
+pub mod service;
 pub mod subscriber;
 pub mod wait;

@@ -1,5 +1,5 @@
 //! A distribution service in a process of its own, for tests that kill it: `lone-distribution BOOTSTRAP STORE FOLDER
-//! JOIN_WAIT_MS`.
+//! JOIN_WAIT_MS [CALLBACKS]`, the last a file with that section of its configuration.
 //!
 //! Once it answers, the file `addresses` in its folder says where: downloads first, then metrics and probes. It believes
 //! whoever comes from this machine to be a proxy.
@@ -27,7 +27,10 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().context("lone-distribution BOOTSTRAP STORE FOLDER JOIN_WAIT_MS");
     let (bootstrap, store, folder) = (next()?, PathBuf::from(next()?), PathBuf::from(next()?));
-    let join_wait_ms = next()?.parse()?;
+    let mut config = config(&store, next()?.parse()?);
+    if let Ok(callbacks) = next() {
+        config.callbacks = Some(serde_saphyr::from_str(&std::fs::read_to_string(callbacks)?)?);
+    }
     if std::env::var_os("KEYFERRY_LOG").is_some() {
         telemetry::init(&LogConfig::default()).map_err(said)?;
     }
@@ -40,9 +43,7 @@ fn main() -> Result<()> {
     runtime.block_on(async {
         let clock = Arc::new(SystemClock);
         let distribution =
-            Distribution::start(&kafka, codec, feed, config(&store, join_wait_ms), clock, &health)
-                .await
-                .map_err(said)?;
+            Distribution::start(&kafka, codec, feed, config, clock, &health).await.map_err(said)?;
         let listen = "127.0.0.1:0".parse()?;
         let config = HttpConfig {
             listen,
