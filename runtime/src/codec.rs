@@ -141,6 +141,12 @@ impl Codec {
         self.read(self.await_open(framed, go_on)?)
     }
 
+    /// The wait alone, for who must not wait while it decodes.
+    pub fn await_schema(&self, framed: &Bytes, go_on: impl Fn() -> bool) {
+        // What is wrong with it shows when it is decoded.
+        let _ = self.await_open(framed.clone(), go_on);
+    }
+
     /// Reads a record of `keyferry.keys.<cc>`.
     ///
     /// # Errors

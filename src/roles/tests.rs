@@ -55,8 +55,10 @@ fn etc() -> TempDir {
     let (key, certificate) = identity();
     let certificate = certificate.to_pem().unwrap();
     write("anchors/anchor.pem", &certificate);
-    write("tls/tls.crt", &certificate);
-    write("tls/tls.key", &key.private_key_to_pem_pkcs8().unwrap());
+    for folder in ["tls", "callbacks"] {
+        write(&format!("{folder}/tls.crt"), &certificate);
+        write(&format!("{folder}/tls.key"), &key.private_key_to_pem_pkcs8().unwrap());
+    }
     let hub = PKey::generate_ed25519().unwrap().private_key_to_pem_pkcs8().unwrap();
     write("keys/hub-1.pem", &hub);
     write("keys/fingerprint.hex", "00".repeat(32).as_bytes());

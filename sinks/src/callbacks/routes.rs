@@ -15,7 +15,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use keyferry_runtime::{
-    http::{ClientCertificate, Problem},
+    http::{ClientCertificate, Code, Problem},
     outbound::Refused,
 };
 use keyferry_schemas::{
@@ -91,7 +91,7 @@ async fn subscribe(
         Some(before) => before.after,
         None if count >= tools.config.max_per_member => {
             let detail = format!("{country} has {count} callbacks, and may have no more; end one first");
-            return Err(bad("callback-too-many", detail));
+            return Err(Problem::new(Code::CallbackTooMany, detail));
         }
         None => {
             if has_progress {
@@ -120,7 +120,7 @@ async fn end(State(desks): State<Desks>, client: Client, id: Id) -> Result<Statu
     let is_there = tools.register.read(country, |book| book.subscriptions().contains_key(&id));
     if is_there != Some(true) {
         let detail = "your country has no callback of that id";
-        return Err(Problem::new(StatusCode::NOT_FOUND, "callback-unknown", detail));
+        return Err(Problem::new(Code::CallbackUnknown, detail));
     }
     tools.write(country, id.as_str(), None).await?;
     // It has ended; what is left of it goes before the next one of that name begins.
@@ -133,7 +133,7 @@ impl Desks {
     fn callbacks(&self) -> Result<&Callbacks, Problem> {
         self.callbacks.as_ref().ok_or_else(|| {
             let detail = "nobody is called from here: the operator has configured no certificate for it; ask for batches by download";
-            Problem::new(StatusCode::NOT_IMPLEMENTED, "callbacks-not-offered", detail)
+            Problem::new(Code::CallbacksNotOffered, detail)
         })
     }
 }
@@ -153,10 +153,7 @@ impl Tools {
     async fn write(&self, country: Country, key: &str, value: Option<&[u8]>) -> Result<(), Problem> {
         let written = self.put(country, key, value).await.map_err(|reason| {
             tracing::error!(destination = %country, reason, "a callback is not written");
-            Problem::unavailable(
-                "broker-unreachable",
-                "the callback is not written for sure; send the same again",
-            )
+            Problem::new(Code::BrokerUnreachable, "the callback is not written for sure; send the same again")
         });
         // Whoever asks this instance next sees it; that it is written does not hang on it.
         let _ = self.register.has_read(country, written?).await;
@@ -172,7 +169,7 @@ impl Tools {
             let detail = format!(
                 "no callback certificate of {country} that is in force names {host}; ask the operator to register one"
             );
-            return Err(bad("callback-certificate-missing", detail));
+            return Err(Problem::new(Code::CallbackCertificateMissing, detail));
         }
         let patience = Duration::from_millis(self.config.timeout_ms);
         match tokio::time::timeout(patience, self.caller.guard().check(target.url())).await {
@@ -181,11 +178,12 @@ impl Tools {
                 // What addresses names have in here is nobody's business.
                 tracing::warn!(destination = %country, reason = %refused, "a callback is refused");
                 let detail = format!("{host} has an address that is not public, and is not called");
-                Err(bad("callback-address-refused", detail))
+                Err(Problem::new(Code::CallbackAddressRefused, detail))
             }
-            Ok(Err(Refused::Unresolved { .. })) | Err(_) => {
-                Err(bad("callback-host-unresolved", format!("{host} has no address at the moment")))
-            }
+            Ok(Err(Refused::Unresolved { .. })) | Err(_) => Err(Problem::new(
+                Code::CallbackHostUnresolved,
+                format!("{host} has no address at the moment"),
+            )),
         }
     }
 }
@@ -200,7 +198,7 @@ fn read_id(id: Id) -> Result<CallbackId, Problem> {
     let id = id.ok().and_then(|Path(text)| text.parse().ok());
     id.ok_or_else(|| {
         let detail = format!("a callback id is 1 to {MAX_ID_BYTES} letters, digits, or any of - . _ ~");
-        bad("callback-id-malformed", detail)
+        Problem::new(Code::CallbackIdMalformed, detail)
     })
 }
 
@@ -210,18 +208,11 @@ fn read_target(query: Result<Query<Vec<(String, String)>>, QueryRejection>) -> R
     let (Some(url), None) = (urls.next(), urls.next()) else {
         let detail =
             "the query has to name the address to call, once and percent-encoded: ?url=https%3A%2F%2F...";
-        return Err(bad("callback-url-missing", detail));
+        return Err(Problem::new(Code::CallbackUrlMissing, detail));
     };
-    url.parse().map_err(|e: BadTarget| bad(e.code(), e.to_string()))
-}
-
-fn bad(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+    url.parse().map_err(|e: BadTarget| Problem::new(e.code(), e.to_string()))
 }
 
 fn unavailable() -> Problem {
-    Problem::unavailable(
-        "unavailable",
-        "the callbacks of your country can not be read at the moment; try again",
-    )
+    Problem::new(Code::Unavailable, "the callbacks of your country can not be read at the moment; try again")
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use keyferry_runtime::outbound::Url;
+use keyferry_runtime::{http::Code, outbound::Url};
 
 use crate::tag::BatchTag;
 
@@ -68,14 +68,14 @@ pub(crate) enum BadTarget {
 
 impl BadTarget {
     /// The stable code.
-    pub(crate) fn code(self) -> &'static str {
+    pub(crate) fn code(self) -> Code {
         match self {
-            Self::TooLong => "callback-url-too-long",
-            Self::Malformed => "callback-url-malformed",
-            Self::NotHttps => "callback-url-not-https",
-            Self::UserInfo => "callback-url-userinfo",
-            Self::Query => "callback-url-query",
-            Self::Fragment => "callback-url-fragment",
+            Self::TooLong => Code::CallbackUrlTooLong,
+            Self::Malformed => Code::CallbackUrlMalformed,
+            Self::NotHttps => Code::CallbackUrlNotHttps,
+            Self::UserInfo => Code::CallbackUrlUserinfo,
+            Self::Query => Code::CallbackUrlQuery,
+            Self::Fragment => Code::CallbackUrlFragment,
         }
     }
 }
@@ -186,7 +186,7 @@ mod tests {
         let mut codes = std::collections::BTreeSet::new();
         for (text, why) in table {
             assert_eq!(text.parse::<Target>().err(), Some(why), "{text}");
-            codes.insert(why.code());
+            codes.insert(why.code().as_str());
         }
         assert_eq!(codes.len(), 6, "each has its own code");
     }
