@@ -143,14 +143,12 @@ impl Reader {
             .claims
             .want(wanted.iter().map(|c| topics::callbacks(*c)).collect())
             .and_then(|()| self.claims.held(Duration::ZERO));
-        let held = held.unwrap_or_else(|error| {
-            let error = error.to_string();
-            if self.trouble.as_ref() != Some(&error) {
-                tracing::error!(error, "this instance can not take part in calling members");
-                self.trouble = Some(error);
-            }
-            BTreeSet::new()
-        });
+        let trouble = held.as_ref().err().map(ToString::to_string);
+        if let Some(error) = trouble.as_ref().filter(|error| self.trouble.as_ref() != Some(error)) {
+            tracing::error!(error, "this instance can not take part in calling members");
+        }
+        self.trouble = trouble;
+        let held = held.unwrap_or_default();
         let ours: BTreeSet<_> =
             wanted.into_iter().filter(|c| held.contains(&topics::callbacks(*c))).collect();
         self.shared.ours.send_if_modified(|before| {
