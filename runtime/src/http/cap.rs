@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum_server::accept::Accept;
@@ -18,7 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 
-use super::HttpConfig;
+use super::{HttpConfig, stall::Impatient};
 
 /// Lets in as many connections as there are permits, and of one peer as many as one may have.
 #[derive(Clone)]
@@ -29,15 +30,18 @@ struct Shared {
     per_peer: usize,
     /// Proxies, through which everybody comes.
     exempt: Vec<IpNet>,
+    patience: Duration,
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
 impl Capped {
-    pub(super) fn new(config: &HttpConfig) -> Self {
+    /// A connection whose peer takes nothing of an answer for `patience` fails, and leaves its place.
+    pub(super) fn new(config: &HttpConfig, patience: Duration) -> Self {
         Self(Arc::new(Shared {
             all: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             per_peer: config.max_connections_per_address,
             exempt: config.trusted_proxies.clone(),
+            patience,
             open: Mutex::default(),
         }))
     }
@@ -110,7 +114,7 @@ impl<S> Accept<TcpStream, S> for Capped {
         let held = stream.peer_addr().and_then(|peer| self.enter(peer.ip())).and_then(|place| {
             // Answers are small: nothing is won by waiting for more to send.
             stream.set_nodelay(true)?;
-            Ok((Held { stream, _place: place }, service))
+            Ok((Held { stream: Impatient::new(stream, self.0.patience), _place: place }, service))
         });
         ready(held)
     }
@@ -118,7 +122,7 @@ impl<S> Accept<TcpStream, S> for Capped {
 
 /// A connection that holds its place for as long as it lives.
 pub(super) struct Held {
-    stream: TcpStream,
+    stream: Impatient<TcpStream>,
     _place: Place,
 }
 
@@ -171,7 +175,7 @@ mod tests {
             max_connections: 6,
             max_connections_per_address: 2,
         };
-        let capped = Capped::new(&config);
+        let capped = Capped::new(&config, Duration::MAX);
         let enter = |address: &str| capped.enter(address.parse().unwrap());
         let held = [enter("192.0.2.1").unwrap(), enter("::ffff:192.0.2.1").unwrap()];
         assert!(enter("192.0.2.1").is_err());

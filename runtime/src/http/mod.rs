@@ -7,7 +7,7 @@
 //! | `client` | the client certificate of a request, from TLS or from a trusted proxy |
 //! | `dn` | the country in a distinguished name, in the dialects of proxies |
 //! | `identity` | which member that certificate is, and what it may do |
-//! | `cap` | how many connections, of all peers and of each |
+//! | `cap`, `stall` | how many connections, of all peers and of each; those that take nothing |
 //! | `problem`, `code` | errors as `application/problem+json`; the closed list of their codes |
 //! | `routes`, `openapi` | what every listener answers by itself: 404, 405, `OPTIONS`, the description of the contract |
 //! | `server` | the listener: limits, and an end that finishes what was begun |
@@ -24,6 +24,9 @@ mod openapi;
 mod problem;
 mod routes;
 mod server;
+#[cfg(test)]
+mod slow;
+mod stall;
 mod tls;
 
 pub use client::ClientCertificate;

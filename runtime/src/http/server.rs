@@ -25,8 +25,6 @@ use crate::{
 
 /// How long requests in flight may take after the end was asked for.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long a client may take over the head of a request; an idle connection is closed after this, too.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a peer of HTTP/2 may be silent before, and after, it is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
 /// Room for a detached CMS of 16 KiB in base64, beside the other headers.
@@ -34,6 +32,22 @@ const MAX_HEAD_BYTES: u32 = 64 << 10;
 const MAX_STREAMS: u32 = 32;
 /// How often the files of the server's certificate are looked at.
 const RELOAD: Duration = Duration::from_secs(60);
+
+/// What a client is given before its connection is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// For the head of a request; an idle connection is closed after this, too.
+    pub(super) head: Duration,
+    /// In which it takes nothing of an answer that waits for it.
+    pub(super) answer: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let generous = Duration::from_secs(30);
+        Self { head: generous, answer: generous }
+    }
+}
 
 /// A running listener. It ends when its [`Shutdown`] is tripped.
 #[derive(Debug)]
@@ -61,6 +75,15 @@ impl Server {
 /// # Errors
 /// The address is taken, or the certificate can not be used.
 pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> Result<Server, Fatal> {
+    serve_with(config, router, shutdown, Patience::default()).await
+}
+
+pub(super) async fn serve_with(
+    config: &HttpConfig,
+    router: Router,
+    shutdown: Shutdown,
+    patience: Patience,
+) -> Result<Server, Fatal> {
     let unheard =
         |e: io::Error| Fatal::failure(format_args!("http.listen: can not listen on {}: {e}", config.listen));
     let listener = TcpListener::bind(config.listen).map_err(unheard)?;
@@ -71,19 +94,19 @@ pub async fn serve(config: &HttpConfig, router: Router, shutdown: Shutdown) -> R
     let mut server = axum_server::from_tcp(listener)
         .map_err(unheard)?
         .handle(handle.clone())
-        .first_request_timeout(HEAD_TIMEOUT)
+        .first_request_timeout(patience.head)
         .accept_error_handler(|peer: Option<&SocketAddr>, error| {
             tracing::debug!(?peer, %error, "a connection was not taken");
         });
     let http = server.http_builder();
-    http.http1().header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES as usize);
+    http.http1().header_read_timeout(patience.head).max_buf_size(MAX_HEAD_BYTES as usize);
     http.http2()
         .max_header_list_size(MAX_HEAD_BYTES)
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING);
 
-    let capped = Capped::new(config);
+    let capped = Capped::new(config, patience.answer);
     let serving: Pin<Box<dyn Future<Output = io::Result<()>> + Send>> = match &config.tls {
         None => Box::pin(server.acceptor(capped).serve(service)),
         Some(files) => {
