@@ -93,7 +93,7 @@ pub(crate) fn network(gateway: &Inner) -> Result<Arc<Network>, Problem> {
     gateway
         .network
         .current()
-        .ok_or_else(|| Problem::unavailable(Code::NetworkUnknown, "the network document is not known yet"))
+        .ok_or_else(|| Problem::new(Code::NetworkUnknown, "the network document is not known yet"))
 }
 
 fn check_keys(encoding: Encoding, body: Bytes, max: usize) -> Result<(), Problem> {
@@ -126,7 +126,7 @@ async fn submit(
     let deadline = now + gateway.config.decision_wait();
     if !gateway.decisions.followed(country, now + NEW_MEMBER).await {
         let detail = format!("the ledger of {country} is not followed yet; nothing was accepted");
-        return Err(Problem::unavailable(Code::LedgerNotFollowed, detail));
+        return Err(Problem::new(Code::LedgerNotFollowed, detail));
     }
     let id = Uuid::new_v4().into_bytes();
     let upload = Upload {
@@ -152,7 +152,7 @@ async fn submit(
         Err(error @ ProduceError::NotAccepted(_)) => {
             tracing::error!(%country, %error, "an upload could not be written");
             let detail = "the upload could not be stored; nothing was accepted, send it again later";
-            return Err(Problem::unavailable(Code::BrokerUnreachable, detail));
+            return Err(Problem::new(Code::BrokerUnreachable, detail));
         }
         // It may be on the topic all the same, and then its decision names it.
         Err(ProduceError::Unknown(_)) => Of::Upload(id),
@@ -175,12 +175,12 @@ async fn submit(
         (None, Ok(_)) => {
             let detail =
                 "the upload is stored and not decided yet; sending it again is safe and gets the same answer";
-            Err(Problem::unavailable(Code::NotYetDecided, detail))
+            Err(Problem::new(Code::NotYetDecided, detail))
         }
         (None, Err(error)) => {
             tracing::error!(%country, %error, "it is not known whether an upload was written");
             let detail = "it is not known whether the upload was stored; sending it again is safe";
-            Err(Problem::unavailable(Code::NotConfirmed, detail))
+            Err(Problem::new(Code::NotConfirmed, detail))
         }
     }
 }

@@ -126,12 +126,12 @@ impl Api {
         let network = self
             .feed
             .current()
-            .ok_or_else(|| Problem::unavailable(Code::NetworkUnknown, "no network document is known yet"))?;
+            .ok_or_else(|| Problem::new(Code::NetworkUnknown, "no network document is known yet"))?;
         let country = identify(client, &network, now)?;
         Access::Download.check(country, &network, now)?;
         self.shelves.get(country).ok_or_else(|| {
             if self.shelves.countries().contains(&country) {
-                return Problem::unavailable(
+                return Problem::new(
                     Code::Unavailable,
                     "your batches can not be read at the moment; the operator knows",
                 );
@@ -283,5 +283,5 @@ pub fn next_batch_tag(next: Option<BatchTag>) -> HeaderValue {
 #[must_use]
 pub fn store_problem(error: &StoreError) -> Problem {
     tracing::error!(reason = %error, "a download failed");
-    Problem::unavailable(Code::Unavailable, "the store does not answer; try again")
+    Problem::new(Code::Unavailable, "the store does not answer; try again")
 }

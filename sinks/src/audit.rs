@@ -78,7 +78,7 @@ pub(crate) async fn audit(
         let body = leave.work(move || coding.apply(written(&found.sealed.entry.uploads, &versions)?).ok());
         let body = body.await.ok_or_else(|| {
             let detail = "the network document of that batch is not known here yet; try again";
-            Problem::unavailable(Code::NetworkUnknown, detail)
+            Problem::new(Code::NetworkUnknown, detail)
         })?;
         let mut response = Response::new(Body::from(body));
         coding.describe(response.headers_mut());

@@ -4,5 +4,6 @@
 mod fixture;
 mod following;
 mod refusals;
+mod slow;
 mod trials;
 mod uploads;

@@ -131,7 +131,9 @@ async fn more_than_a_member_may_send() {
     };
     let world = World::with(Fate::Undecided, config).await.unwrap();
     let (one, two) = tokio::join!(world.upload(1).send(), world.upload(1).send());
-    let mut statuses = [one.unwrap(), two.unwrap()].map(|r| r.status().as_u16());
+    let both = [one.unwrap(), two.unwrap()];
+    assert!(both.iter().all(|response| response.headers().contains_key("retry-after")));
+    let mut statuses = both.map(|r| r.status().as_u16());
     statuses.sort_unstable();
     assert_eq!(statuses, [429, 503], "one at a time");
     let third = world.upload(1).send().await.unwrap();

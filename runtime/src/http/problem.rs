@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 
 use super::code::{Code, decided};
 
+/// After how many seconds a client may try again, unless it is known better.
+const RETRY_AFTER_S: u32 = 5;
+
 /// A refusal, as its sender gets to read it. Never holds key material.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
@@ -28,7 +31,8 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with its status, and one sentence on what is wrong and how to put it right.
+    /// A problem with its status, and one sentence on what is wrong and how to put it right. One that passes by itself
+    /// (429, 503) asks the client to come again after 5 s.
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self::of(code.status(), code.into(), detail.into())
@@ -48,13 +52,10 @@ impl Problem {
 
     fn of(status: StatusCode, code: Cow<'static, str>, detail: String) -> Self {
         let (members, headers) = (Vec::new(), Vec::new());
-        Self { status, code, detail, retry_after_s: None, members, headers }
-    }
-
-    /// One that is our fault, or nobody's: the same request may succeed in a few seconds.
-    #[must_use]
-    pub fn unavailable(code: Code, detail: impl Into<String>) -> Self {
-        Self::new(code, detail).retry_after(5)
+        // The same request may succeed soon, and every client is told when to try.
+        let passes = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        let retry_after_s = passes.then_some(RETRY_AFTER_S);
+        Self { status, code, detail, retry_after_s, members, headers }
     }
 
     /// Adds a member of its own to the body.
@@ -71,7 +72,7 @@ impl Problem {
         self
     }
 
-    /// Asks the client to come again after so many seconds.
+    /// Asks the client to come again after so many seconds, and not after those that go with the status.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
@@ -137,6 +138,16 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passes_says_when() {
+        let retry = |problem: Problem| problem.into_response().headers().get(RETRY_AFTER).cloned();
+        for code in Code::ALL {
+            let passes = matches!(code.status().as_u16(), 429 | 503);
+            assert_eq!(retry(Problem::new(*code, "x")).is_some(), passes, "{code}");
+        }
+        assert_eq!(retry(Problem::new(Code::GatewayBusy, "x").retry_after(2)).unwrap(), "2");
+    }
 
     #[tokio::test]
     async fn a_problem_on_the_wire() {
