@@ -8,5 +8,6 @@ pub const CONTRACT: &str = include_str!("../openapi/contract.json");
 pub const PATHS: &[&str] = &[
     include_str!("../openapi/upload.json"),
     include_str!("../openapi/download.json"),
+    include_str!("../openapi/callbacks.json"),
     include_str!("../openapi/service.json"),
 ];

@@ -113,6 +113,36 @@ codes! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE;
     /// The batch can not be written as JSON.
     NotJson = "not-json", INTERNAL_SERVER_ERROR;
+
+    // Of callbacks.
+    /// No callbacks are made from here.
+    CallbacksNotOffered = "callbacks-not-offered", NOT_IMPLEMENTED;
+    /// The id in the path is not 1 to 64 plain characters.
+    CallbackIdMalformed = "callback-id-malformed", BAD_REQUEST;
+    /// The query names no address to call, or several.
+    CallbackUrlMissing = "callback-url-missing", BAD_REQUEST;
+    /// The address has more than 512 bytes.
+    CallbackUrlTooLong = "callback-url-too-long", BAD_REQUEST;
+    /// The address is no absolute one in visible ASCII.
+    CallbackUrlMalformed = "callback-url-malformed", BAD_REQUEST;
+    /// The address is not https.
+    CallbackUrlNotHttps = "callback-url-not-https", BAD_REQUEST;
+    /// The address names a user or password.
+    CallbackUrlUserinfo = "callback-url-userinfo", BAD_REQUEST;
+    /// The address has a query.
+    CallbackUrlQuery = "callback-url-query", BAD_REQUEST;
+    /// The address has a fragment.
+    CallbackUrlFragment = "callback-url-fragment", BAD_REQUEST;
+    /// No callback certificate of the country in force names the host.
+    CallbackCertificateMissing = "callback-certificate-missing", BAD_REQUEST;
+    /// The host has an address that is not public.
+    CallbackAddressRefused = "callback-address-refused", BAD_REQUEST;
+    /// The host has no address now.
+    CallbackHostUnresolved = "callback-host-unresolved", BAD_REQUEST;
+    /// The country has as many callbacks as it may have.
+    CallbackTooMany = "callback-too-many", BAD_REQUEST;
+    /// The country has no callback of that id.
+    CallbackUnknown = "callback-unknown", NOT_FOUND;
 }
 
 impl fmt::Display for Code {
