@@ -4,7 +4,7 @@
 //!
 //! Operations: uploads in both encodings, one after another; downloads and audits of what came of them. Failures: all
 //! that the contract has a status for; a processor that is not there, a broker that is away.
-//! Not here: callbacks; uploads at the same time (`uploads.rs`); how clients go on (`clients.rs`).
+//! Not here: callbacks; uploads at the same time (`uploads.rs`); how clients go on (`clients`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod deliveries;
