@@ -4,17 +4,21 @@
 //! inspected as well: exactly one signer, SHA-2, no content, nothing behind it. Only registered certificates count;
 //! those that a CMS brings along are ignored.
 
+use std::cmp::Ordering;
+
 use cms::{
     cert::x509::spki::AlgorithmIdentifierOwned,
-    content_info::ContentInfo,
-    signed_data::{SignedData, SignerIdentifier},
+    content_info::{CmsVersion, ContentInfo},
+    signed_data::{
+        DigestAlgorithmIdentifiers, EncapsulatedContentInfo, SignerIdentifier, SignerInfo, SignerInfos,
+    },
 };
 use der::{Any, Decode, Encode, asn1::ObjectIdentifier};
 use openssl::{
     cms::{CMSOptions, CmsContentInfo},
     pkey::{PKey, Private},
     stack::Stack,
-    x509::X509,
+    x509::{X509, X509Name},
 };
 
 use crate::{certificate::Certificate, rejection::Rejection};
@@ -87,6 +91,9 @@ impl Detached {
         if digest.oid != signer.digest_alg.oid {
             return Err(Rejection::SignatureAlgorithm);
         }
+        if !attributes_are_der(signer, bytes) {
+            return Err(Rejection::SignatureMalformed);
+        }
         Ok(Self { der, signer: signer.sid.clone() })
     }
 
@@ -95,8 +102,8 @@ impl Detached {
     pub fn names(&self, certificate: &Certificate) -> bool {
         match &self.signer {
             SignerIdentifier::IssuerAndSerialNumber(id) => {
-                id.issuer.to_der().is_ok_and(|issuer| issuer == certificate.issuer())
-                    && id.serial_number.as_bytes() == certificate.serial()
+                id.serial_number.as_bytes() == certificate.serial()
+                    && id.issuer.to_der().is_ok_and(|issuer| is_issuer(&issuer, certificate))
             }
             SignerIdentifier::SubjectKeyIdentifier(id) => {
                 certificate.key_id().is_some_and(|own| own == id.0.as_bytes())
@@ -138,6 +145,39 @@ pub fn sign(
 ) -> Result<Vec<u8>, openssl::error::ErrorStack> {
     let flags = CMSOptions::BINARY | CMSOptions::DETACHED;
     CmsContentInfo::sign(Some(certificate), Some(key), None, Some(content), flags)?.to_der()
+}
+
+/// `SignedData`, but for what comes along with it: that is ignored, so its faults are, too.
+#[derive(der::Sequence)]
+struct SignedData {
+    version: CmsVersion,
+    digest_algorithms: DigestAlgorithmIdentifiers,
+    encap_content_info: EncapsulatedContentInfo,
+    #[asn1(context_specific = "0", tag_mode = "IMPLICIT", constructed = "true", optional = "true")]
+    certificates: Option<Vec<Any>>,
+    #[asn1(context_specific = "1", tag_mode = "IMPLICIT", constructed = "true", optional = "true")]
+    revocation_lists: Option<Vec<Any>>,
+    signer_infos: SignerInfos,
+}
+
+/// Whether the signed attributes came in DER, as they have to in BER as well (RFC 5652, 5.3). Some programs verify them as
+/// they came and some put them into order first: a signature that only some take must not travel on.
+fn attributes_are_der(signer: &SignerInfo, bytes: &[u8]) -> bool {
+    let Some(attributes) = &signer.signed_attrs else { return true };
+    attributes.to_der().is_ok_and(|mut der| {
+        // Not a SET in its place, but the first part that may be left out.
+        der[0] = 0xa0;
+        bytes.windows(der.len()).any(|part| part == der)
+    })
+}
+
+/// Whether `issuer` is the certificate's. Programs that do not copy the name but write it anew may use other types of
+/// strings, so unequal bytes are compared as names are.
+fn is_issuer(issuer: &[u8], certificate: &Certificate) -> bool {
+    issuer == certificate.issuer()
+        || X509Name::from_der(issuer)
+            .and_then(|name| name.try_cmp(certificate.x509().issuer_name()))
+            .is_ok_and(Ordering::is_eq)
 }
 
 fn is_sha2(oid: ObjectIdentifier) -> bool {

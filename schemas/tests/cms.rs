@@ -1,4 +1,4 @@
-//! Signatures made by the `openssl` program, as national backends make them, and the ways to make them wrong.
+//! Signatures made by the `openssl` program, and the ways to make them wrong. The forms that hold are in `cms_forms.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -7,6 +7,7 @@ use std::{fs, sync::OnceLock};
 
 use common::{
     NOW,
+    asn1::{ber, element, parts},
     desk::{CONTENT, Desk},
     uncovered,
 };
@@ -18,29 +19,6 @@ use keyferry_schemas::{
 };
 use proptest::prelude::*;
 
-/// The same CMS with indefinite lengths, down to the parts of the `SignedData`, as Java libraries write it.
-fn ber(der: &[u8]) -> Vec<u8> {
-    fn elements(mut der: &[u8], depth: u8, out: &mut Vec<u8>) {
-        while let [tag, length, ..] = *der {
-            let digits = if length < 0x80 { 0 } else { usize::from(length & 0x7f) };
-            let long = der[2..2 + digits].iter().fold(0, |n, d| n << 8 | usize::from(*d));
-            let start = 2 + digits;
-            let end = start + if digits == 0 { usize::from(length) } else { long };
-            if tag & 0x20 != 0 && depth < 4 {
-                out.extend([tag, 0x80]);
-                elements(&der[start..end], depth + 1, out);
-                out.extend([0, 0]);
-            } else {
-                out.extend(&der[..end]);
-            }
-            der = &der[end..];
-        }
-    }
-    let mut out = Vec::new();
-    elements(der, 0, &mut out);
-    out
-}
-
 fn identity(name: &str, algorithm: Algorithm) -> Identity {
     Identity::new("NL", name, algorithm, NOW).unwrap()
 }
@@ -51,36 +29,6 @@ fn judge(cms: &[u8], content: &[u8], of: &Certificate) -> Result<(bool, bool), R
 }
 
 const HOLDS: Result<(bool, bool), Rejection> = Ok((true, true));
-
-#[test]
-fn what_backends_send_holds() {
-    let rsa = identity("rsa", Algorithm::Rsa(2048));
-    let p256 = identity("p256", Algorithm::P256);
-    let desk = Desk::new(&[("rsa", &rsa), ("p256", &p256)]);
-    for (name, identity) in [("rsa", &rsa), ("p256", &p256)] {
-        let signer = format!("-signer {name}.pem -inkey {name}.key");
-        let mut forms = vec![String::new()];
-        for md in ["sha256", "sha384", "sha512"] {
-            for attributes in ["", " -noattr"] {
-                forms.push(format!(" -md {md}{attributes}"));
-            }
-        }
-        for form in ["-nocerts", "-keyid", "-nosmimecap", "-nocerts -noattr -keyid"] {
-            forms.push(format!(" {form}"));
-        }
-        if name == "rsa" {
-            let pss = "-keyopt rsa_padding_mode:pss";
-            forms.extend(["sha256", "sha384", "sha512"].map(|md| format!(" -md {md} {pss}")));
-            forms.push(format!(" {pss} -noattr -keyopt rsa_pss_saltlen:0"));
-            forms.push(format!(" {pss} -keyopt rsa_mgf1_md:sha512"));
-        }
-        for form in forms {
-            let cms = desk.sign(&format!("{signer}{form}"));
-            assert_eq!(judge(&cms, CONTENT, &identity.certificate), HOLDS, "{name}{form}");
-            assert_eq!(judge(&ber(&cms), CONTENT, &identity.certificate), HOLDS, "{name}{form}, BER");
-        }
-    }
-}
 
 #[test]
 fn the_older_program_for_pkcs7_holds() {
@@ -177,36 +125,6 @@ fn the_content_is_plain_data_by_type_too() {
         cms[last] = 0x05;
         assert_eq!(judge(&cms, CONTENT, &nl.certificate), Err(Rejection::SignatureMalformed), "{form}");
     }
-}
-
-/// One DER element.
-fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-    let n = content.len();
-    let length = match n {
-        0..0x80 => vec![n as u8],
-        0x80..0x100 => vec![0x81, n as u8],
-        0x100..0x1_0000 => vec![0x82, (n >> 8) as u8, n as u8],
-        _ => vec![0x83, (n >> 16) as u8, (n >> 8) as u8, n as u8],
-    };
-    [&[tag][..], &length, content].concat()
-}
-
-/// The elements within the DER element `der`, each with its header.
-fn parts(der: &[u8]) -> Vec<&[u8]> {
-    let header = |der: &[u8]| {
-        let digits = if der[1] < 0x80 { 0 } else { usize::from(der[1] & 0x7f) };
-        let long = der[2..2 + digits].iter().fold(0, |n, d| n << 8 | usize::from(*d));
-        (2 + digits, if digits == 0 { usize::from(der[1]) } else { long })
-    };
-    let mut rest = &der[header(der).0..];
-    let mut parts = Vec::new();
-    while !rest.is_empty() {
-        let (start, length) = header(rest);
-        let (part, after) = rest.split_at(start + length);
-        parts.push(part);
-        rest = after;
-    }
-    parts
 }
 
 /// The same CMS with other entries in its list of digest algorithms, which no signature covers.

@@ -29,8 +29,11 @@ impl Desk {
     }
 
     pub fn openssl(&self, arguments: &str) {
-        let output =
-            Command::new("openssl").current_dir(self.path()).args(arguments.split(' ')).output().unwrap();
+        let output = Command::new("openssl")
+            .current_dir(self.path())
+            .args(arguments.split_whitespace())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }
 

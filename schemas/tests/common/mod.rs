@@ -1,6 +1,7 @@
 //! A small world and a hub that sends from it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod asn1;
 pub mod desk;
 
 use ed25519_dalek::SigningKey;
@@ -19,6 +20,7 @@ use keyferry_schemas::{
     time::Millis,
     world::{HUB_KEY, Rng, World, key},
 };
+use openssl::x509::X509;
 
 pub const NOW: Timestamp = Timestamp::constant(1_603_022_400, 0);
 
@@ -159,16 +161,21 @@ pub fn flips(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
     })
 }
 
-/// Which bytes no signature covers, in a CMS by ECDSA: the certificate it brings along, which is ignored; version numbers;
-/// the digest within the name of the signature algorithm, which stands elsewhere too.
+/// Which bytes no signature covers, in a CMS by ECDSA: the certificate it brings along, which is ignored; the issuer of the
+/// signer's, which is compared as names are; version numbers; the digest within the name of the signature algorithm, which
+/// stands elsewhere too.
 pub fn uncovered(cms: &[u8], certificate: &[u8]) -> Vec<bool> {
     let start = cms.windows(certificate.len()).position(|w| w == certificate).unwrap();
+    let issuer = X509::from_der(certificate).unwrap().issuer_name().to_der().unwrap();
+    let named = cms.windows(issuer.len()).rposition(|w| w == issuer).unwrap();
+    let named = named..named + issuer.len();
     let certificate = start..start + certificate.len();
     let ecdsa_with_sha2 = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
     (0..cms.len())
         .map(|at| {
             let before = &cms[..at];
             certificate.contains(&at)
+                || named.contains(&at)
                 || (before.ends_with(&[0x02, 0x01]) && cms[at] == 1)
                 || before.ends_with(&ecdsa_with_sha2)
         })
