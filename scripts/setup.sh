@@ -28,6 +28,8 @@ java() {
 }
 java_version() { java -version 2>&1 | sed -nE 's/.* version "(1\.)?([0-9]+).*/\2/p' | head -n 1; }
 java_works() { [ "$(java_version)" -ge 17 ]; }
+# The compiler within Java, which runs the Java of the tests from its source.
+compiler_works() { [[ $(java --list-modules 2>/dev/null) == *jdk.compiler@* ]]; }
 venv_works() { [ -x target/venv/bin/python ] || python3 -c 'import ensurepip, venv'; }
 
 need default-jre-headless java_works
@@ -43,8 +45,12 @@ jars_stamp=$(stamp_of scripts/kafka/pom.xml)
 is_fresh $jars/stamp "$jars_stamp" || need maven have mvn
 registry=target/registry
 registry_stamp=$(stamp_of scripts/registry/pom.xml)
+foreign=target/foreign
+foreign_stamp=$(stamp_of scripts/foreign/pom.xml)
 if [ "$purpose" = all ]; then
   is_fresh $registry/stamp "$registry_stamp" || need maven have mvn
+  is_fresh $foreign/stamp "$foreign_stamp" || need maven have mvn
+  need default-jdk-headless compiler_works
   need curl have curl
   need python3 have python3
   need python3-venv venv_works
@@ -64,6 +70,9 @@ fi
 if ! java_works 2>/dev/null; then
   found=$(java_version || true)
   fail "missing: Java 17 or later, which Kafka needs; found is ${found:-none}: set JAVA_HOME, or update the one on the PATH"
+fi
+if [ "$purpose" = all ] && ! compiler_works; then
+  fail "missing: a JDK; the Java that is found is without the module jdk.compiler: set JAVA_HOME to one"
 fi
 
 # --- Rust --------------------------------------------------------------------------------------------------------
@@ -86,6 +95,15 @@ if ! is_fresh $registry/stamp "$registry_stamp"; then
   mvn -q -B -Dstyle.color=never -f scripts/registry/pom.xml dependency:unpack-dependencies \
     -DoutputDirectory="$PWD/$registry/app" >&2
   echo "$registry_stamp" >$registry/stamp
+fi
+
+# --- the libraries that uploads are signed with in Java ----------------------------------------------------------------
+if ! is_fresh $foreign/stamp "$foreign_stamp"; then
+  say "fetching BouncyCastle into $foreign/libs"
+  rm -rf $foreign
+  mvn -q -B -Dstyle.color=never -f scripts/foreign/pom.xml dependency:copy-dependencies \
+    -DincludeScope=runtime -DoutputDirectory="$PWD/$foreign/libs" >&2
+  echo "$foreign_stamp" >$foreign/stamp
 fi
 
 # --- Python for the whole-system tests -----------------------------------------------------------------------------
