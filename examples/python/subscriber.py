@@ -3,14 +3,14 @@
 
     examples/python/subscriber.py --bootstrap localhost:9092 --country FR --anchor anchor.pem
 
-It shares no code with Keyferry: it reads the schemas in schemas/avro and does the rest by itself (the bytes in wire.py),
-so it is also a description of what a subscriber has to do. It needs Python 3.11, scripts/requirements.txt and the
-command `openssl`. It prints one line per batch and ends with an error at the first thing that does not hold.
+It shares no code with Keyferry: it reads the schemas in schemas/avro and does the rest by itself (the bytes in wire.py, the
+signatures of origins in cms.py), so it is also a description of what a subscriber has to do. It needs Python 3.11 and
+scripts/requirements.txt. It prints one line per batch and ends with an error at the first thing that does not hold.
 
 What it leaves out: storing the keys together with the offset and the ends of the chains, which is how a real subscriber
-goes on after a restart; and a look into the structure of each CMS, which `keyferry verify` takes.
+goes on after a restart.
 """
-import argparse, subprocess, sys, tempfile, time
+import argparse, sys, time
 from base64 import b64decode, b64encode
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
@@ -24,19 +24,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificate
 from google.protobuf.message import DecodeError
 
+import cms
 from wire import Broken, Schemas, canonical_key, message_class, need
 
 
 def cms_holds(signature, content, certificate):
-    """Whether the detached CMS is one over `content` by the key of this PEM certificate. Certificates that the CMS
-    brings along do not count; dates are judged by the network document."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / name for name in ("signature", "content", "certificate")]
-        for file, data in zip(files, (signature, content, certificate)):
-            file.write_bytes(data)
-        command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", files[0], "-content", files[1],
-                   "-certfile", files[2], "-nointern", "-noverify", "-out", "/dev/null"]
-        return subprocess.run(command, capture_output=True).returncode == 0
+    """Whether the detached CMS is one over `content` by the key of this PEM certificate."""
+    try:
+        cms.verify(signature, content, load_pem_x509_certificate(certificate))
+        return True
+    except Broken:
+        return False
 
 
 # --- The network document --------------------------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """What stands on the wire: Avro records in their framing, protobuf keys, and the bytes that an origin signs."""
-import json, struct, urllib.request
+import json, re, struct, urllib.request
 from base64 import b64encode
 from pathlib import Path
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+
+ROOT = Path(__file__).resolve().parents[2] / "schemas"
+SCALARS = ("bytes", "string", "int32", "uint32", "sint32")
 
 
 class Broken(Exception):
@@ -103,10 +107,9 @@ class Schemas:
     """The schemas of this repository by fingerprint, and those of a registry by id."""
 
     def __init__(self, registry):
-        folder = Path(__file__).resolve().parents[2] / "schemas" / "avro"
         self.registry, self.by_id, self.by_name, self.by_fingerprint = registry, {}, {}, {}
         for name in ("Network", "SignedBatch", "Checkpoint", "Manifest"):
-            schema = json.loads((folder / f"{name}.avsc").read_text())
+            schema = json.loads((ROOT / "avro" / f"{name}.avsc").read_text())
             self.by_name[name] = form = canonical_schema(schema)
             for wrapped in (False, True):
                 self.by_fingerprint[fingerprint(canonical_schema(schema, wrapped=wrapped))] = form
@@ -137,21 +140,27 @@ class Schemas:
 
 # --- The bytes that an origin signs ----------------------------------------------------------------------------------
 def message_class():
-    """`DiagnosisKeyBatch` of schemas/proto/efgs.proto, declared here so that no compiler is needed."""
-    field, file = descriptor_pb2.FieldDescriptorProto, descriptor_pb2.FileDescriptorProto(name="e", syntax="proto3")
-    key, one, many = file.message_type.add(name="Key"), field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    for number, (name, kind, label) in enumerate([
-        ("keyData", field.TYPE_BYTES, one), ("rollingStartIntervalNumber", field.TYPE_UINT32, one),
-        ("rollingPeriod", field.TYPE_UINT32, one), ("transmissionRiskLevel", field.TYPE_INT32, one),
-        ("visitedCountries", field.TYPE_STRING, many), ("origin", field.TYPE_STRING, one),
-        ("reportType", field.TYPE_INT32, one), ("days_since_onset_of_symptoms", field.TYPE_SINT32, one),
-    ], 1):
-        key.field.add(name=name, number=number, type=kind, label=label)
-    batch = file.message_type.add(name="Batch")
-    batch.field.add(name="keys", number=1, type=field.TYPE_MESSAGE, label=many, type_name=".Key")
+    """`DiagnosisKeyBatch` as Google's library reads it, made from schemas/proto/efgs.proto as it stands there, so that no
+    compiler is needed."""
+    text = re.sub("//.*", "", (ROOT / "proto" / "efgs.proto").read_text())
+    kind, file = descriptor_pb2.FieldDescriptorProto, descriptor_pb2.FileDescriptorProto(name="e", syntax="proto3")
+    for what, name, body in re.findall(r"(message|enum) (\w+) \{(.*?)\}", text, re.S):
+        if what == "enum":
+            enum = file.enum_type.add(name=name)
+            for symbol, number in re.findall(r"(\w+) = (\d+);", body):
+                enum.value.add(name=symbol, number=int(number))
+            continue
+        message = file.message_type.add(name=name)
+        for repeated, of, field, number in re.findall(r"(repeated )?(\w+) (\w+) = (\d+);", body):
+            added = message.field.add(name=field, number=int(number), label=3 if repeated else 1)
+            if of in SCALARS:
+                added.type = getattr(kind, f"TYPE_{of.upper()}")
+            else:
+                # Whether that is a message or an enumeration, the library finds out by itself.
+                added.type_name = f".{of}"
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Batch"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("DiagnosisKeyBatch"))
 
 
 def canonical_key(key):

@@ -9,6 +9,7 @@
 //! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`exchange`] | all roles behind two doors at once: mutual TLS, and the headers of a proxy |
+//! | [`foreign`] | programs that no one here wrote, to sign and to verify |
 //! | [`front`] | a hub with a processor and a gateway, spoken to over HTTP |
 //! | [`fuzz`] | what must hold of the decoders of what strangers send: the fuzz targets |
 //! | [`hold`] | places of the transaction loop at which an instance is held |
@@ -32,6 +33,7 @@ pub mod chains;
 pub mod cluster;
 pub mod downloads;
 pub mod exchange;
+pub mod foreign;
 pub mod front;
 pub mod fuzz;
 pub mod hold;
