@@ -85,11 +85,11 @@ fn flipped(signature: &[u8]) -> Vec<u8> {
     changed
 }
 
-/// Sends three keys signed in each form, each first with a changed bit; returns the keys.
+/// Sends keys signed in each form, enough of them for wrong orders to show, each first with a changed bit; returns the keys.
 fn send_in_every_form(front: &Front, rsa: &Identity, p384: &Identity) -> Vec<DiagnosisKey> {
     let p256 = front.hub.world.nation("DE").unwrap().signing.clone();
     let mut rng = Rng::new(1);
-    let uploads: Vec<_> = FORMS.iter().map(|_| keys(&mut rng, "DE", 3)).collect();
+    let uploads: Vec<_> = FORMS.iter().map(|_| keys(&mut rng, "DE", 25)).collect();
     for program in [BouncyCastle, Python, OpenSsl] {
         let own = || FORMS.iter().zip(&uploads).filter(|((by, ..), _)| *by == program);
         let jobs: Vec<_> = own()
