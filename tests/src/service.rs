@@ -54,7 +54,7 @@ impl Service {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let config = DistributeConfig { callbacks, ..downloads::config(store) };
+        let config = DistributeConfig { callbacks, ..downloads::config(store, 0) };
         let shutdown = Shutdown::new();
         let (kafka, health) = (hub.kafka("distribute"), Health::new("distribute"));
         let (distribution, address) = runtime.block_on(async {
