@@ -16,7 +16,7 @@ pub(super) fn country(dn: &str) -> Option<Country> {
     let mut named = attributes.iter().filter_map(|a| {
         let (kind, value) = a.split_once('=')?;
         let [kind, value] = [kind, value].map(|t| if whole { Cow::Borrowed(t) } else { decode(t) });
-        is_country(kind.trim()).then(|| value.trim().parse::<Country>().ok())
+        is_country(kind.trim()).then(|| unquoted(value.trim()).parse::<Country>().ok())
     });
     let first = named.next()??;
     // A name that can be read in two ways is not read at all.
@@ -25,6 +25,10 @@ pub(super) fn country(dn: &str) -> Option<Country> {
 
 fn is_country(kind: &str) -> bool {
     ["C", "countryName", "2.5.4.6", "OID.2.5.4.6"].iter().any(|known| known.eq_ignore_ascii_case(kind))
+}
+
+fn unquoted(value: &str) -> &str {
+    value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).unwrap_or(value)
 }
 
 fn decode(text: &str) -> Cow<'_, str> {
@@ -44,9 +48,12 @@ fn rfc2253(text: &str) -> Vec<String> {
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
         match c {
-            // Of a hexadecimal escape this keeps the digits: no country code is written that way.
-            '\\' => part.extend(chars.next()),
-            '"' => quoted = !quoted,
+            // Stays an escape: `\DE` is one byte in hexadecimal, and no country code needs one.
+            '\\' => part.extend([c].into_iter().chain(chars.next())),
+            '"' => {
+                quoted = !quoted;
+                part.push(c);
+            }
             ',' | ';' | '+' if !quoted => parts.push(std::mem::take(&mut part)),
             _ => part.push(c),
         }
@@ -83,6 +90,7 @@ mod tests {
             "CN=a+C=DE,O=b",
             r"CN=a\,b\, C\=FR,C=DE",
             r#"O="Keys, Inc.; C=FR",C=DE"#,
+            r#"C="DE""#,
             r"O=a\2C b,C=DE",
             "2.5.4.6=DE,CN=a",
             "countryName=DE",
@@ -113,6 +121,9 @@ mod tests {
             r#"CN="C=DE""#,
             "DC=DE",
             "CN=a%2CC=DE",
+            r"C=\DE",
+            r"C=D\E",
+            r#"C=D"E""#,
             "C=DE%2CO=Backend",
             "\\",
         ] {
