@@ -64,6 +64,8 @@ pub struct Codec {
 struct Inner {
     /// By name: our schema, and what stands before each record that we write.
     own: HashMap<&'static str, (Schema, Vec<u8>)>,
+    /// Both fingerprints of each: they take a while to make, and strangers choose how often they are looked up.
+    fingerprints: HashMap<[u8; 8], &'static str>,
     /// By id of the registry: the writer's schema.
     foreign: RwLock<HashMap<u32, Arc<Schema>>>,
     source: Option<Box<dyn SchemaSource>>,
@@ -101,14 +103,19 @@ impl Codec {
         source: Option<Box<dyn SchemaSource>>,
         header: impl Fn(&str, &Schema) -> Vec<u8>,
     ) -> Result<Self, AvroError> {
-        let mut own = HashMap::new();
+        let (mut own, mut fingerprints) = (HashMap::new(), HashMap::new());
         for (name, text) in SCHEMAS {
             let schema = Schema::parse_str(text).map_err(|e| AvroError::Schema(e.to_string()))?;
             let header = header(name, &schema);
+            fingerprints.insert(fingerprint(&schema), name);
+            // Writers in Rust may use the library's.
+            if let Ok(of_library) = schema.fingerprint::<Rabin>().bytes.try_into() {
+                fingerprints.insert(of_library, name);
+            }
             own.insert(name, (schema, header));
         }
         let (foreign, silent) = (RwLock::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { own, foreign, source, silent }) })
+        Ok(Self { inner: Arc::new(Inner { own, fingerprints, foreign, source, silent }) })
     }
 
     /// The record, framed.
@@ -203,10 +210,8 @@ impl Codec {
             // A registry may be in use here and not at the writer: the fingerprint still tells.
             framed.advance(2);
             let fingerprint = framed.split_to(8);
-            let found = fingerprint_of_library(&fingerprint);
-            let own = self.inner.own.iter().find(|(_, (s, _))| found(s));
-            return match own {
-                Some((name, _)) => Ok((Writer::Own(name), framed)),
+            return match self.inner.fingerprints.get(&fingerprint[..]) {
+                Some(name) => Ok((Writer::Own(name), framed)),
                 None => Err(AvroError::Schema(format!("fingerprint {fingerprint:x}"))),
             };
         }
@@ -275,11 +280,6 @@ fn fingerprint(schema: &Schema) -> [u8; 8] {
         (0..8).fold(crc ^ u64::from(byte), |crc, _| (crc >> 1) ^ (EMPTY & (crc & 1).wrapping_neg()))
     });
     crc.to_le_bytes()
-}
-
-/// Writers in Rust may use the library's fingerprint.
-fn fingerprint_of_library(wanted: &[u8]) -> impl Fn(&Schema) -> bool {
-    move |schema| schema.fingerprint::<Rabin>().bytes == wanted || fingerprint(schema) == wanted
 }
 
 /// Remembers that more was wanted than there is: where a record is cut short before a union or a text, the library reads
