@@ -227,10 +227,10 @@ fn look_up(head: Option<&Sealed>, date: Date, tag: Option<BatchTag>, oldest: Dat
 /// The parts of a path.
 ///
 /// # Errors
-/// 400 `path-malformed` if they are no UTF-8.
+/// 404 if they are no UTF-8: nothing has such a name.
 pub fn read_path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
     let detail = "the path is not UTF-8; it ends in a date such as 2020-10-23";
-    path.map(|Path(parts)| parts).map_err(|_| Problem::new(Code::PathMalformed, detail))
+    path.map(|Path(parts)| parts).map_err(|_| Problem::new(Code::NotFound, detail))
 }
 
 /// Reads the date of a path, `yyyy-MM-dd` and nothing else.

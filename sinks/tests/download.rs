@@ -87,7 +87,7 @@ fn dates_and_tags_are_answered_as_efgs_answered() {
     }
     for path in ["download/%ff", "audit/download/2020-10-23/%ff"] {
         let garbage = service.ask(&router, path, &[("Accept", PROTOBUF)]);
-        assert_eq!((garbage.status, garbage.code().as_str()), (400, "path-malformed"), "{path}");
+        assert_eq!((garbage.status, garbage.code().as_str()), (404, "not-found"), "{path}");
     }
     assert_eq!(service.ask_as("POST", &router, "download/2020-10-23", &[]).status, 405);
 }

@@ -75,10 +75,11 @@ fn with_examples(mut document: Value, uploads: &[Upload], receipts: &[String]) -
     let tags = uploads.iter().map(|u| u.batch_tag.clone().into());
     let signatures = uploads.iter().map(|u| STANDARD.encode(&u.batch_signature).into());
     let bodies = uploads.iter().map(|u| serde_json::from_slice(&u.payload).unwrap());
-    let upload = &mut document["paths"]["/diagnosiskeys/upload"]["post"];
-    upload["parameters"][0]["examples"] = list(tags.collect());
-    upload["parameters"][1]["examples"] = list(signatures.collect());
-    upload["requestBody"]["content"]["application/json; version=1.0"]["examples"] = list(bodies.collect());
+    let shared = &mut document["components"];
+    shared["parameters"]["UploadTag"]["examples"] = list(tags.collect());
+    shared["parameters"]["BatchSignature"]["examples"] = list(signatures.collect());
+    let body = &mut shared["requestBodies"]["Upload"]["content"]["application/json; version=1.0"];
+    body["examples"] = list(bodies.collect());
     for method in ["get", "head"] {
         let receipt = &mut document["paths"]["/diagnosiskeys/receipts/{id}"][method];
         receipt["parameters"][0]["examples"] = list(receipts.iter().map(|id| id.clone().into()).collect());
@@ -195,6 +196,7 @@ fn the_service_is_as_it_is_described() {
         .collect();
     for (operation, expected) in [
         ("POST /diagnosiskeys/upload", &[201, 207, 400, 409, 415][..]),
+        ("POST /diagnosiskeys/check", &[200, 400, 415]),
         ("GET /diagnosiskeys/receipts/{id}", &[201, 207, 400, 404, 409]),
         ("HEAD /diagnosiskeys/receipts/{id}", &[201, 207, 400, 404, 409]),
         ("GET /diagnosiskeys/download/{date}", &[200, 400, 404, 406, 415]),

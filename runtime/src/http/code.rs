@@ -89,8 +89,6 @@ codes! {
     ReceiptUnknown = "receipt-unknown", NOT_FOUND;
 
     // Of downloads and audits.
-    /// The path holds bytes that are no UTF-8.
-    PathMalformed = "path-malformed", BAD_REQUEST;
     /// The header `Accept` names no version that is spoken.
     AcceptVersion = "accept-version", UNSUPPORTED_MEDIA_TYPE;
     /// The header `Accept` names no media type that is spoken.
