@@ -5,7 +5,10 @@ use bytes::Bytes;
 use keyferry_schemas::{
     canonical::{Canonical, base64_order},
     country::Country,
-    efgs::{BadBody, DiagnosisKey, Encoding, MAX_KEYS, decode, decode_joined, encode_json, encode_protobuf},
+    efgs::{
+        BadBody, DiagnosisKey, Encoding, MAX_KEYS, ReportType, decode, decode_joined, encode_json,
+        encode_protobuf,
+    },
 };
 use serde_json::Value;
 
@@ -56,6 +59,11 @@ pub fn json(data: &[u8]) {
         assert_eq!(i64::from(key.rolling_start_interval_number), number("rollingStartIntervalNumber"));
         assert_eq!(i64::from(key.rolling_period), number("rollingPeriod"));
         assert_eq!(i64::from(key.transmission_risk_level), number("transmissionRiskLevel"));
+        let kind = value.get("reportType").map_or(Some(0), |v| match v.as_str() {
+            Some(name) => ReportType::from_str_name(name).map(|t| i64::from(i32::from(t))),
+            None => v.as_i64(),
+        });
+        assert_eq!(Some(i64::from(key.report_type)), kind);
         let onset = ["days_since_onset_of_symptoms", "daysSinceOnsetOfSymptoms"].map(number);
         assert_eq!(i64::from(key.days_since_onset_of_symptoms), onset[0] + onset[1]);
     }
