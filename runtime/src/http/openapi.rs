@@ -184,7 +184,7 @@ mod tests {
         }
         let document = document();
         check(&document, &document);
-        assert_eq!(document["paths"].as_object().unwrap().len(), 8);
+        assert_eq!(document["paths"].as_object().unwrap().len(), 9);
     }
 
     #[test]
