@@ -134,7 +134,6 @@ fn every_instance_knows_the_subscriptions_and_each_country_its_own_only() {
     for (id, url, expected) in [
         ("a%2Fb", good, "callback-id-malformed"),
         (&"x".repeat(65), good, "callback-id-malformed"),
-        ("%FF", good, "callback-id-malformed"),
         ("c", "nowhere", "callback-url-malformed"),
         ("c", &format!("https://localhost/{}", "x".repeat(600)), "callback-url-too-long"),
         ("c", "http://localhost/", "callback-url-not-https"),
@@ -149,6 +148,7 @@ fn every_instance_knows_the_subscriptions_and_each_country_its_own_only() {
         let answer = code(one.ask(hub, "IT", "PUT", &format!("/c{query}")));
         assert!(answer.0 == 400 && answer.1.starts_with("callback-url-"), "{query}: {answer:?}");
     }
+    assert_eq!(code(put(one, "IT", "%FF", good)), (404, "not-found".into()), "a path that is no text");
     let foreign = code(put(one, "DE", "c", good));
     assert_eq!(foreign, (400, "callback-certificate-missing".into()), "the certificate is of IT");
     assert_eq!(put(one, "IT", "c", good).0, 200);
