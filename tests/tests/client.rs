@@ -178,6 +178,10 @@ fn a_backend_in_scripts_uploads_downloads_and_proves() {
 
     // Refusals, each in one line with its code.
     let fourth = scene.keys(2);
+    write(scene.folder.path(), "tried.pb", efgs::encode_protobuf(&fourth));
+    let tried = scene.upload("tried.pb", "--check");
+    assert_eq!((&tried[0]["state"], &tried[0]["invalid"]), (&"active".into(), &Value::Array(Vec::new())));
+    fails(&scene.upload_line("tried.pb", "DE", "NL", "--check"), 1, &["400 signing-certificate-foreign"]);
     write(scene.folder.path(), "fourth.pb", efgs::encode_protobuf(&fourth));
     let unsigned = scene.upload_line("fourth.pb", "DE", "XX", "");
     fails(&unsigned, 1, &["400 signing-certificate-unknown", "upload 1 of 1", "--signing-cert"]);

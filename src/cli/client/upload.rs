@@ -46,6 +46,10 @@ pub struct Upload {
     /// Most keys in one upload
     #[arg(long, value_name = "N", default_value_t = MAX_KEYS, value_parser = most)]
     max_keys: usize,
+    /// Only ask what would become of it: nothing is sent on, and a signing certificate that is registered counts before its
+    /// time, too
+    #[arg(long)]
+    check: bool,
     #[command(flatten)]
     pub(super) hub: HubArgs,
 }
@@ -65,13 +69,35 @@ struct MultiStatus {
     again: Vec<usize>,
 }
 
+/// What would become of an upload.
+#[derive(Deserialize)]
+struct Trial {
+    #[serde(default)]
+    invalid_keys: Vec<InvalidKey>,
+    signature: SignedBy,
+}
+
+#[derive(Deserialize)]
+struct InvalidKey {
+    index: usize,
+}
+
+/// The certificate that a signature holds for.
+#[derive(Deserialize)]
+struct SignedBy {
+    certificate: String,
+    state: String,
+    from: String,
+    until: String,
+}
+
 pub(super) async fn run(args: &Upload) -> Result<(), Failure> {
     let signer = Identity::read("the signing certificate", &args.signing_cert, "its key", &args.signing_key)?;
     let hub = args.hub.hub()?;
     let keys = batch_file::read(&args.file, args.format)?;
     let parts = parts::divide(keys, args.max_keys, args.tag.as_deref());
     let sender = Sender { hub: &hub, signer: &signer, tag: args.tag.as_deref(), json: args.hub.json };
-    sender.send_all(&parts).await
+    if args.check { sender.check_all(&parts).await } else { sender.send_all(&parts).await }
 }
 
 /// Sends the parts of a file.
@@ -88,6 +114,20 @@ impl Sender<'_> {
         for (i, part) in parts.iter().enumerate() {
             let place = format!("upload {} of {}, tag {}", i + 1, parts.len(), part.tag);
             self.send(part).await.map_err(|failure| failure.during(place))?;
+        }
+        Ok(())
+    }
+
+    /// Asks of each what would become of it.
+    async fn check_all(&self, parts: &[Part]) -> Result<(), Failure> {
+        for part in parts {
+            let answer = self.post("check", part).await?;
+            if answer.status != StatusCode::OK {
+                return Err(refusal(&answer, part));
+            }
+            let trial: Trial = serde_json::from_slice(&answer.body)
+                .map_err(|_| Fatal::failure("the hub answers a trial and does not say how it ended"))?;
+            self.report_trial(part, &trial)?;
         }
         Ok(())
     }
@@ -113,19 +153,7 @@ impl Sender<'_> {
 
     /// Reports what became of one upload; returns what is to be sent again.
     async fn send_once(&self, part: &Part) -> Result<Option<Part>, Failure> {
-        let signature =
-            cms::sign(&Canonical::of(&part.keys).bytes(), &self.signer.key, self.signer.certificate.x509());
-        let signature =
-            signature.map_err(|e| Fatal::failure(format_args!("the keys can not be signed: {e}")))?;
-        let (signature, body) =
-            (STANDARD.encode(signature), bytes::Bytes::from(efgs::encode_protobuf(&part.keys)));
-        let url = self.hub.at(&["upload"]);
-        let request = || {
-            let request = self.hub.client.post(url.clone()).body(body.clone());
-            let request = request.header(CONTENT_TYPE, Encoding::Protobuf.content_type());
-            request.header("batchTag", &part.tag).header("batchSignature", &signature)
-        };
-        let answer = self.hub.send(request, SMALL).await?;
+        let answer = self.post("upload", part).await?;
         let MultiStatus { mut taken, mut refused, again } = match answer.status {
             StatusCode::CREATED => {
                 MultiStatus { taken: (0..part.keys.len()).collect(), refused: Vec::new(), again: Vec::new() }
@@ -139,6 +167,39 @@ impl Sender<'_> {
         }
         self.report(part, answer.status, &taken, &refused, again.len())?;
         Ok((!again.is_empty()).then(|| part.again(&again, self.tag)))
+    }
+
+    /// Signs one upload and sends it to where it is decided, or tried.
+    async fn post(&self, to: &str, part: &Part) -> Result<Answer, Failure> {
+        let signature =
+            cms::sign(&Canonical::of(&part.keys).bytes(), &self.signer.key, self.signer.certificate.x509());
+        let signature =
+            signature.map_err(|e| Fatal::failure(format_args!("the keys can not be signed: {e}")))?;
+        let (signature, body) =
+            (STANDARD.encode(signature), bytes::Bytes::from(efgs::encode_protobuf(&part.keys)));
+        let url = self.hub.at(&[to]);
+        let request = || {
+            let request = self.hub.client.post(url.clone()).body(body.clone());
+            let request = request.header(CONTENT_TYPE, Encoding::Protobuf.content_type());
+            request.header("batchTag", &part.tag).header("batchSignature", &signature)
+        };
+        self.hub.send(request, SMALL).await
+    }
+
+    fn report_trial(&self, part: &Part, trial: &Trial) -> Result<(), Failure> {
+        let SignedBy { certificate, state, from, until } = &trial.signature;
+        let places = trial.invalid_keys.iter().filter_map(|key| part.indexes.get(key.index));
+        let invalid: Vec<_> = places.copied().collect();
+        let (keys, tag, bad) = (part.keys.len(), &part.tag, invalid.len());
+        let text = format!(
+            "{tag}: the signature holds; its certificate {certificate} is {state}, from {from} until {until}; {bad} of \
+             {keys} keys would be refused"
+        );
+        let object = json!({
+            "event": "check", "batchTag": tag, "keys": keys, "invalid": invalid, "certificate": certificate,
+            "state": state, "from": from, "until": until,
+        });
+        report(self.json, text, &object)
     }
 
     fn report(
