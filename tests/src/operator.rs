@@ -48,7 +48,8 @@ pub fn configuration(dir: &str, brokers: &str, anchor: &str) -> String {
          topics: {{replication_factor: 1, min_insync_replicas: 1}}\ngateway: {{}}\n\
          process:\n  transactional_id: p-0\n  signing_keys: [{{id: {HUB_KEY}, file: {dir}/hub.pem}}]\n  \
          fingerprint_secret: {{id: one, file: {dir}/fingerprint.hex}}\n\
-         distribute: {{store: {{local: {{path: {dir}/store}}}}}}\n"
+         distribute: {{store: {{local: {{path: {dir}/store}}}}, \
+         callbacks: {{client: {{certificate: {dir}/server.pem, key: {dir}/server.key}}}}}}\n"
     )
 }
 
