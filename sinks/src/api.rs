@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use axum::{
-    extract::{Path, rejection::PathRejection},
-    http::{HeaderMap, HeaderName, HeaderValue},
-};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use futures::{StreamExt as _, stream};
 use jiff::{ToSpan, civil::Date};
 
@@ -222,15 +219,6 @@ fn look_up(head: Option<&Sealed>, date: Date, tag: Option<BatchTag>, oldest: Dat
         Some(head) => resolve(&head.entry.days, head.entry.number, date, tag, oldest),
         None => resolve(&Default::default(), 0, date, tag, oldest),
     }
-}
-
-/// The parts of a path.
-///
-/// # Errors
-/// 404 if they are no UTF-8: nothing has such a name.
-pub fn read_path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
-    let detail = "the path is not UTF-8; it ends in a date such as 2020-10-23";
-    path.map(|Path(parts)| parts).map_err(|_| Problem::new(Code::NotFound, detail))
 }
 
 /// Reads the date of a path, `yyyy-MM-dd` and nothing else.

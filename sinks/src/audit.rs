@@ -5,7 +5,7 @@
 use axum::{
     Extension,
     body::Body,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
@@ -26,7 +26,7 @@ use keyferry_schemas::{
 };
 
 use crate::{
-    api::{Api, read_date, read_path, unknown_tag},
+    api::{Api, read_date, unknown_tag},
     body::{HEAVY, Leave},
     download::reply,
     log::{LevelName, Upload},
@@ -56,11 +56,10 @@ pub struct AuditEntry {
 pub(crate) async fn audit(
     State(api): State<Api>,
     client: Option<Extension<ClientCertificate>>,
-    path: Result<Path<(String, String)>, PathRejection>,
+    Path((date, tag)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let shelf = api.caller(client.as_deref())?;
-    let (date, tag) = read_path(path)?;
     let tag = tag.parse().map_err(|_| unknown_tag());
     let found = match api.find(&shelf, read_date(&date)?, Some(tag?)).await {
         // What is 400 for a download EFGS answered with 404 here.

@@ -3,7 +3,7 @@
 use axum::{
     Extension, Router,
     body::Body,
-    extract::{Path, State, rejection::PathRejection},
+    extract::{Path, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -13,7 +13,7 @@ use keyferry_runtime::http::{ClientCertificate, Problem};
 use keyferry_schemas::efgs::Encoding;
 
 use crate::{
-    api::{Api, Found, erased, next_batch_tag, read_date, read_path, read_tag, store_problem},
+    api::{Api, Found, erased, next_batch_tag, read_date, read_tag, store_problem},
     audit::audit,
     body,
     log::Entry,
@@ -31,13 +31,13 @@ pub fn routes(api: Api) -> Router {
 async fn download(
     State(api): State<Api>,
     client: Option<Extension<ClientCertificate>>,
-    path: Result<Path<String>, PathRejection>,
+    Path(date): Path<String>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let shelf = api.caller(client.as_deref())?;
     let encoding = encoding(&headers)?;
-    let found = api.find(&shelf, read_date(&read_path(path)?)?, read_tag(&headers)?).await?;
+    let found = api.find(&shelf, read_date(&date)?, read_tag(&headers)?).await?;
     let gone = || erased(found.next);
     if api.is_erased(&found.sealed) {
         return Err(gone());

@@ -4,10 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, put},
@@ -43,7 +40,6 @@ struct Desks {
 }
 
 type Client = Option<Extension<ClientCertificate>>;
-type Id = Result<Path<String>, PathRejection>;
 
 /// The routes of callbacks.
 pub(crate) fn routes(api: Api, callbacks: Option<Callbacks>) -> Router {
@@ -66,13 +62,13 @@ async fn list(State(desks): State<Desks>, client: Client) -> Result<Response, Pr
 async fn subscribe(
     State(desks): State<Desks>,
     client: Client,
-    id: Id,
+    Path(id): Path<String>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<StatusCode, Problem> {
     let shelf = desks.api.caller(client.as_deref())?;
     let (callbacks, country) = (desks.callbacks()?, shelf.country());
     let tools = &callbacks.tools;
-    let id = read_id(id)?;
+    let id = read_id(&id)?;
     let target = read_target(query)?;
     tools.admit(country, &target).await?;
     let writing = callbacks.writing(country)?;
@@ -109,11 +105,15 @@ async fn subscribe(
     Ok(StatusCode::OK)
 }
 
-async fn end(State(desks): State<Desks>, client: Client, id: Id) -> Result<StatusCode, Problem> {
+async fn end(
+    State(desks): State<Desks>,
+    client: Client,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
     let shelf = desks.api.caller(client.as_deref())?;
     let (callbacks, country) = (desks.callbacks()?, shelf.country());
     let tools = &callbacks.tools;
-    let id = read_id(id)?;
+    let id = read_id(&id)?;
     let writing = callbacks.writing(country)?;
     let _only = writing.lock().await;
     tools.known(country).await?;
@@ -194,9 +194,8 @@ async fn newest(shelf: &Shelf) -> Result<Mark, Problem> {
     Ok(shelf.head().map(|head| Mark::at(&head.entry)).unwrap_or_default())
 }
 
-fn read_id(id: Id) -> Result<CallbackId, Problem> {
-    let id = id.ok().and_then(|Path(text)| text.parse().ok());
-    id.ok_or_else(|| {
+fn read_id(text: &str) -> Result<CallbackId, Problem> {
+    text.parse().map_err(|_| {
         let detail = format!("a callback id is 1 to {MAX_ID_BYTES} letters, digits, or any of - . _ ~");
         Problem::new(Code::CallbackIdMalformed, detail)
     })

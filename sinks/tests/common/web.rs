@@ -8,7 +8,12 @@ use axum::{
     http::{HeaderMap, Request},
 };
 use bytes::Bytes;
-use keyferry_runtime::{health::Health, http::ClientCertificate, network::NetworkFeed, shutdown::Shutdown};
+use keyferry_runtime::{
+    health::Health,
+    http::{ClientCertificate, app},
+    network::NetworkFeed,
+    shutdown::Shutdown,
+};
 use keyferry_schemas::{
     batch::SignedBatch,
     efgs::{self, Encoding},
@@ -112,7 +117,8 @@ impl Service {
     pub fn router(&self, country: &str) -> Router {
         let sha256 = self.hub.nation(cc(country)).authentication.certificate.sha256();
         let client = ClientCertificate { sha256, subject_country: Some(cc(country)) };
-        routes(self.api()).layer(Extension(client))
+        // As it is served: what a listener answers by itself is there, too.
+        app(routes(self.api()).layer(Extension(client)), &[])
     }
 
     pub fn ask(&self, router: &Router, path: &str, headers: &[(&str, &str)]) -> Answer {
