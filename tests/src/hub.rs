@@ -16,7 +16,7 @@ use keyferry_processors::{
 };
 use keyferry_runtime::{
     broker::Broker,
-    clock::SystemClock,
+    clock::{Clock as _, SystemClock},
     codec::{Codec, KeysRecord},
     config::{KafkaConfig, LogConfig},
     health::Health,
@@ -27,7 +27,7 @@ use keyferry_runtime::{
     telemetry,
     transaction::{Runner, Settings},
 };
-use keyferry_schemas::world::{HUB_KEY, World};
+use keyferry_schemas::world::{HUB_KEY, Rng, World, key};
 use keyferry_schemas::{
     batch::{SignedBatch, bit},
     chain::{Chains, VerifiedBatch},
@@ -148,6 +148,19 @@ impl Hub {
     /// The broker does not take it.
     pub fn send(&self, upload: &Upload) -> Result<()> {
         self.put(&topics::uploads(upload.origin), self.codec.encode(upload))
+    }
+
+    /// Sends uploads of one made-up key each.
+    ///
+    /// # Errors
+    /// The broker does not take one.
+    pub fn send_new(&self, origin: &str, n: usize) -> Result<()> {
+        let mut rng = Rng::from_entropy()?;
+        (0..n).try_for_each(|_| {
+            let tag = format!("{:x}", rng.number());
+            let keys = [key(&mut rng, origin, &[], SystemClock.now())];
+            self.send(&self.world.upload(origin, &tag, &keys)?)
+        })
     }
 
     /// Kafka clients for this hub.

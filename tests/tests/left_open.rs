@@ -22,7 +22,7 @@ use keyferry_runtime::{
 use keyferry_schemas::{
     records::{Head, LedgerEntry},
     topics,
-    world::{Rng, World, key},
+    world::World,
 };
 use keyferry_tests::{hub::Hub, wait::wait_until};
 use rdkafka::{
@@ -36,15 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn hub(countries: &[&str]) -> Hub {
     Hub::start(World::new(countries, jiff::Timestamp::now()).unwrap()).unwrap()
-}
-
-fn send(hub: &Hub, origin: &str, n: usize) {
-    let mut rng = Rng::from_entropy().unwrap();
-    for _ in 0..n {
-        let tag = format!("{:x}", rng.number());
-        let keys = [key(&mut rng, origin, &[], SystemClock.now())];
-        hub.send(&hub.world.upload(origin, &tag, &keys).unwrap()).unwrap();
-    }
 }
 
 /// What an instance named `p-dead` would have decided about the first uploads of DE, which it could not read, and the
@@ -117,7 +108,7 @@ fn taken_over(late: impl Fn(&Hub) -> BaseProducer, without: Option<&str>) -> Wri
 fn try_taken_over(late: impl Fn(&Hub) -> BaseProducer, without: Option<&str>) -> Option<Writers> {
     let scenario = FailScenario::setup();
     let hub = hub(&["DE", "FR"]);
-    send(&hub, "DE", 3);
+    hub.send_new("DE", 3).unwrap();
     let late = late(&hub);
     if let Some(guard) = without {
         fail::cfg(guard, "return").unwrap();
@@ -173,7 +164,7 @@ fn an_offset_that_is_visible_later_than_its_entry_is_waited_for() {
 fn behind_the_dead(without: Option<&str>) -> Option<Duration> {
     let scenario = FailScenario::setup();
     let hub = hub(&["DE", "FR"]);
-    send(&hub, "DE", 1);
+    hub.send_new("DE", 1).unwrap();
     let dead = begun(&hub, "p-dead");
     write(&hub, &dead, &refusals(&hub, 1)[0]);
     // It never ends its transaction.

@@ -11,29 +11,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use fail::FailScenario;
-use keyferry_runtime::{
-    clock::{Clock, SystemClock},
-    kafka::Isolation,
-    transaction::Settings,
-};
-use keyferry_schemas::{
-    records::LedgerEntry,
-    world::{Rng, World, key},
-};
+use keyferry_runtime::{kafka::Isolation, transaction::Settings};
+use keyferry_schemas::{records::LedgerEntry, world::World};
 use keyferry_tests::{hold::Hold, hub::Hub, raw, wait::wait_until};
 use rdkafka::consumer::Consumer;
 
 fn hub(countries: &[&str]) -> Hub {
     Hub::start(World::new(countries, jiff::Timestamp::now()).unwrap()).unwrap()
-}
-
-fn send(hub: &Hub, origin: &str, n: usize) {
-    let mut rng = Rng::from_entropy().unwrap();
-    for _ in 0..n {
-        let tag = format!("{:x}", rng.number());
-        let keys = [key(&mut rng, origin, &[], SystemClock.now())];
-        hub.send(&hub.world.upload(origin, &tag, &keys).unwrap()).unwrap();
-    }
 }
 
 /// How many source offsets were decided more than once.
@@ -62,10 +46,10 @@ fn expelled(point: &str, heartbeat_ms: u64, without: Option<&str>) -> usize {
     let heartbeat = heartbeat_ms.to_string();
     let options = [("session.timeout.ms", "30000"), ("heartbeat.interval.ms", heartbeat.as_str())];
     let _first = hub.processor_with(settings, &options).unwrap();
-    send(&hub, "DE", 1);
+    hub.send_new("DE", 1).unwrap();
     hub.decided("DE", 1).unwrap();
     hold.arm();
-    send(&hub, "DE", 30);
+    hub.send_new("DE", 30).unwrap();
     hold.await_reached();
     expel(&hub);
     // Long enough for some heartbeats, if there are any.
@@ -108,13 +92,13 @@ fn late_checkpoint(without: Option<&str>) -> bool {
     let settings = Settings { checkpoint_interval, ..Settings::new("p-0") };
     let options = [("session.timeout.ms", "30000"), ("heartbeat.interval.ms", "25000")];
     let _first = hub.processor_with(settings, &options).unwrap();
-    send(&hub, "DE", 1);
+    hub.send_new("DE", 1).unwrap();
     hub.decided("DE", 1).unwrap();
     hold.arm();
     hold.await_reached();
     expel(&hub);
     let _second = hub.processor("p-1").unwrap();
-    send(&hub, "DE", 1);
+    hub.send_new("DE", 1).unwrap();
     hub.decided("DE", 2).unwrap();
     if let Some(guard) = without {
         fail::cfg(guard, "return").unwrap();
@@ -145,7 +129,7 @@ fn handed_over(without: Option<&str>) -> usize {
     old.slow_down();
     let settings = Settings { max_output_bytes: 1, ..Settings::new("p-0") };
     let _first = hub.processor_with(settings, &[]).unwrap();
-    ORIGINS.iter().for_each(|origin| send(&hub, origin, 60));
+    ORIGINS.iter().for_each(|origin| hub.send_new(origin, 60).unwrap());
     wait_until("a start", || ORIGINS.iter().all(|o| !hub.ledger(o).unwrap().is_empty()));
     if let Some(guard) = without {
         fail::cfg(guard, "return").unwrap();
