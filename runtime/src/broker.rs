@@ -111,6 +111,7 @@ pub struct Builder {
     listener_port: Option<u16>,
     listeners: Vec<(String, String)>,
     properties: BTreeMap<String, String>,
+    jvm: Option<Vec<String>>,
 }
 
 impl Builder {
@@ -151,6 +152,13 @@ impl Builder {
         self
     }
 
+    /// Flags of the JVM in place of Keyferry's own, which make it quick to start and slow in the long run.
+    #[must_use]
+    pub fn jvm(mut self, flags: &[&str]) -> Self {
+        self.jvm = Some(flags.iter().map(|flag| (*flag).to_owned()).collect());
+        self
+    }
+
     /// Starts the broker and blocks until it answers a metadata request, 90 s at most.
     ///
     /// # Errors
@@ -183,6 +191,7 @@ impl Builder {
             fixed_port: self.listener_port,
             extra_listeners: self.listeners,
             properties: self.properties,
+            jvm: self.jvm.unwrap_or_else(|| JVM_FLAGS.map(str::to_owned).to_vec()),
             ports: config::Ports::default(),
             bootstrap: String::new(),
             process: None,
@@ -216,6 +225,7 @@ pub struct Broker {
     fixed_port: Option<u16>,
     extra_listeners: Vec<(String, String)>,
     properties: BTreeMap<String, String>,
+    jvm: Vec<String>,
     ports: config::Ports,
     bootstrap: String,
     process: Option<Dependent>,
@@ -300,7 +310,7 @@ impl Broker {
         let owned = self.temporary.as_ref().map(|folder| folder.path());
         let launch = |main: &[&str]| {
             let classes = self.jars.join("*");
-            let before = JVM_FLAGS.iter().map(OsStr::new).chain([OsStr::new("-cp"), classes.as_os_str()]);
+            let before = self.jvm.iter().map(OsStr::new).chain([OsStr::new("-cp"), classes.as_os_str()]);
             let arguments = before.chain(main.iter().map(OsStr::new)).chain([properties.as_os_str()]);
             Dependent::launch(&self.java, arguments, &self.log_path(), owned).map_err(io_error("start java"))
         };
