@@ -156,7 +156,8 @@ impl Kafka {
     }
 
     /// The consumer of the transaction loop.
-    pub(crate) fn group_consumer_config(&self) -> ClientConfig {
+    #[must_use]
+    pub fn group_consumer_config(&self) -> ClientConfig {
         let mut config = self.reader_config(Isolation::Committed);
         config
             .set("enable.partition.eof", "false")
@@ -178,7 +179,9 @@ impl Kafka {
         config
     }
 
-    pub(crate) fn transactional_config(&self, id: &str) -> ClientConfig {
+    /// The producer of the transaction loop.
+    #[must_use]
+    pub fn transactional_config(&self, id: &str) -> ClientConfig {
         let mut config = self.producer_config();
         config
             .set("transactional.id", id)
