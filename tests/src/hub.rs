@@ -65,15 +65,23 @@ impl Hub {
     /// # Errors
     /// The broker does not start.
     pub fn start_with(world: World, adapt: impl Fn(Topic) -> Topic) -> Result<Self> {
-        if std::env::var_os("KEYFERRY_LOG").is_some() {
-            telemetry::init(&LogConfig::default()).map_err(|e| anyhow::anyhow!("{e}"))?;
-        }
         let broker = Broker::builder()
             // So that tests of retention and of sessions take seconds.
             .property("log.retention.check.interval.ms", "500")
             .property("log.initial.task.delay.ms", "500")
             .property("group.min.session.timeout.ms", "1000")
             .start()?;
+        Self::on(broker, world, adapt)
+    }
+
+    /// The same on a broker that runs already and is empty.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub fn on(broker: Broker, world: World, adapt: impl Fn(Topic) -> Topic) -> Result<Self> {
+        if std::env::var_os("KEYFERRY_LOG").is_some() {
+            telemetry::init(&LogConfig::default()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        }
         let producer = clients(broker.bootstrap_servers(), &[], "test").producer_config().create()?;
         let hub = Self { broker, world, codec: Codec::single_object()?, producer };
         let members = hub.world.nations.keys().flat_map(|c| topics::of_member(*c));
