@@ -1,6 +1,6 @@
 # The few commands there are. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz
+.PHONY: help setup demo test lint fuzz bench
 SHELL := /bin/bash
 # Tools that scripts/setup.sh built here.
 export PATH := $(PATH):$(CURDIR)/target/tools/bin
@@ -33,6 +33,11 @@ test: setup lint ## Lint, then all tests on a real Kafka
 	cargo test --workspace --all-features --no-run
 	cargo build --workspace --all-features --bin with-broker --bin keyferry
 	target/debug/with-broker cargo test --workspace --all-features
+
+# All of it in one run, on a machine that does nothing else: figures of several runs can not be compared.
+bench: setup ## Measure: table, and target/bench/summary.json (PARTS="processor restore" for some of it)
+	$(if $(wildcard tests/benches/stages.rs),cargo bench -p keyferry-tests --all-features --bench stages)
+	cargo run --release -p keyferry-tests --all-features --bin bench -- $(PARTS)
 
 # Needs a nightly compiler and cargo-fuzz, which nothing else does. What fuzzing found is run by `make test`.
 fuzz: ## Feed the decoders garbage (TARGET=json SECONDS=60; all of them, a minute each, unless told)

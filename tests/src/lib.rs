@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`backend`] | a national backend, over mutual TLS |
+//! | [`bench`] | the benchmarks |
 //! | [`broker`] | one broker for the tests of a process |
 //! | [`callee`] | a subscriber to callbacks |
 //! | [`chains`] | chains of batches, to be put on topics by hand |
@@ -27,6 +28,7 @@
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;
+pub mod bench;
 pub mod broker;
 pub mod callee;
 pub mod chains;

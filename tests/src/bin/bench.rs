@@ -1,0 +1,48 @@
+//! `bench [--quick] [--into FILE] [PART]...`: measures, prints a table, and writes the figures as flat JSON, to
+//! `target/bench/summary.json` unless told otherwise. `make bench` runs all of it.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context as _, Result, bail};
+use keyferry_tests::bench::{
+    Size, parts,
+    report::{Report, read},
+};
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let (mut size, mut file, mut names) =
+        (Size::Full, PathBuf::from("target/bench/summary.json"), Vec::new());
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--quick" => size = Size::Quick,
+            "--into" => file = arguments.next().context("--into FILE")?.into(),
+            option if option.starts_with('-') => {
+                bail!("bench [--quick] [--into FILE] [PART]..., not {option}")
+            }
+            _ => names.push(argument),
+        }
+    }
+    let parts = parts(&names)?;
+    let folder = file.parent().context("a file has a folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let stages = read(&folder.join("stages.json"))?;
+    if names.is_empty() && file.exists() {
+        std::fs::remove_file(&file)?;
+    }
+
+    let mut all = Report::default();
+    for part in parts {
+        let begun = Instant::now();
+        (part.run)(&mut all, size).with_context(|| format!("measure {}", part.name))?;
+        eprintln!("{}: {:.0} s", part.name, begun.elapsed().as_secs_f64());
+        // After each part, so that what was measured is not lost with the next.
+        all.write(&file)?;
+    }
+    // What criterion measured stands in a table of its own already.
+    let mut summary = read(&file)?;
+    summary.extend(stages);
+    std::fs::write(&file, serde_json::to_string_pretty(&summary)? + "\n")?;
+    println!("{all}");
+    Ok(())
+}
