@@ -32,7 +32,7 @@ test: export AWS_SECRET_ACCESS_KEY := test
 test: setup lint ## Lint, then all tests on a real Kafka
 	cargo test --workspace --all-features --no-run
 	cargo build --workspace --all-features --bin with-broker --bin keyferry
-	target/debug/with-broker cargo test --workspace --all-features
+	target/debug/with-broker scripts/test.sh
 
 # All of it in one run, on a machine that does nothing else: figures of several runs can not be compared.
 bench: setup ## Measure: table, and target/bench/summary.json (PARTS="processor restore" for some of it)
