@@ -5,15 +5,17 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use keyferry_schemas::{
     batch::sha256,
-    efgs::{DiagnosisKey, ReportType},
+    efgs::ReportType,
     records::{Hash, Verdict},
     rejection::Rejection,
 };
 
 use crate::{
-    fingerprint::{Facts, Fingerprint, Id, Secrets},
+    examine::Prints,
+    fingerprint::{Facts, Fingerprint, Id},
     state::{Binding, OriginState},
     validate::{Rejected, Verified, int, verdicts},
 };
@@ -38,8 +40,8 @@ impl Fate {
 }
 
 /// An upload of which is known what is new.
-pub struct Deduplicated {
-    pub(crate) verified: Verified,
+pub struct Deduplicated<'e> {
+    pub(crate) verified: Verified<'e>,
     /// By index in the upload.
     pub(crate) fates: Vec<Fate>,
     /// Of the keys taken.
@@ -49,26 +51,26 @@ pub struct Deduplicated {
 }
 
 /// An upload that was decided before: nothing goes out again, the answer is the first one.
-pub struct Repeat {
-    pub(crate) verified: Verified,
+pub struct Repeat<'e> {
+    pub(crate) verified: Verified<'e>,
     pub(crate) first_offset: i64,
     /// Of the first decision, by the indexes of this upload.
     pub(crate) verdicts: Vec<Verdict>,
 }
 
 /// What an upload is.
-pub enum Found {
+pub enum Found<'e> {
     /// Something to decide.
-    Fresh(Verified),
+    Fresh(Verified<'e>),
     /// Something decided before.
-    Repeat(Repeat),
+    Repeat(Repeat<'e>),
 }
 
 /// Compares an upload with those that the origin sent before under the same batch tag.
 ///
 /// # Errors
 /// [`Rejected`] if the tag stands for other content.
-pub fn find_repeat(verified: Verified, state: &OriginState) -> Result<Found, Rejected> {
+pub fn find_repeat<'e>(verified: Verified<'e>, state: &OriginState) -> Result<Found<'e>, Rejected> {
     match state.tag(&verified.upload.batch_tag) {
         Some(binding) => repeat(verified, binding).map(Found::Repeat),
         None => Ok(Found::Fresh(verified)),
@@ -77,38 +79,46 @@ pub fn find_repeat(verified: Verified, state: &OriginState) -> Result<Found, Rej
 
 /// Compares the keys of an upload with those that the origin sent before.
 #[must_use]
-pub fn deduplicate(verified: Verified, state: &OriginState, secrets: &Secrets) -> Deduplicated {
-    let mut within = HashMap::<Id, Facts>::with_capacity(verified.keys.len());
+pub fn deduplicate<'e>(verified: Verified<'e>, state: &OriginState) -> Deduplicated<'e> {
+    let prints = verified.prints;
+    // Where each key stands once, which is what is meant by an upload, there is nothing to compare within it.
+    let twice = prints.sorted.is_none();
+    let mut within = HashMap::<Id, Facts>::with_capacity(if twice { verified.keys.len() } else { 0 });
     let mut fingerprints = Vec::with_capacity(verified.keys.len());
     let mut fates = Vec::with_capacity(verified.keys.len());
-    for (key, invalid) in verified.keys.iter().zip(&verified.invalid) {
-        if let Some(reason) = invalid {
-            fates.push(Fate::Refused(*reason));
-            continue;
-        }
-        let print = secrets.current.fingerprint(key);
-        let fate = match within.get(&print.id) {
+    for (index, (print, invalid)) in prints.current.iter().zip(&verified.invalid).enumerate() {
+        let print = match (invalid, print) {
+            (None, Some(print)) => print,
+            (reason, _) => {
+                // A key without a fingerprint is malformed, and the reason says how.
+                fates.push(Fate::Refused(reason.unwrap_or(Rejection::KeyDataLength)));
+                continue;
+            }
+        };
+        let fate = match within.get(&print.id).filter(|_| twice) {
             // A key that stands in one upload twice is taken once, the first in the sender's order: two versions of
             // it in one batch would leave its readers to guess which is meant.
             Some(known) if *known == print.facts => Fate::Refused(Rejection::Duplicate),
             Some(_) => Fate::Refused(Rejection::Conflict),
-            None => known_before(key, &print, state, secrets),
+            None => known_before(index, print, prints, state),
         };
-        within.entry(print.id).or_insert(print.facts);
+        if twice {
+            within.entry(print.id).or_insert(print.facts);
+        }
         if fate.is_taken() {
-            fingerprints.push(print);
+            fingerprints.push(*print);
         }
         fates.push(fate);
     }
     judged(verified, fates, fingerprints)
 }
 
-fn known_before(key: &DiagnosisKey, print: &Fingerprint, state: &OriginState, secrets: &Secrets) -> Fate {
+fn known_before(index: usize, print: &Fingerprint, prints: &Prints, state: &OriginState) -> Fate {
     if let Some(known) = state.seen(&print.id) {
         return compare(&known, &print.facts);
     }
-    let Some(previous) = &secrets.previous else { return Fate::New };
-    let old = previous.fingerprint(key);
+    let before = prints.previous.as_ref().and_then(|previous| previous.get(index).copied().flatten());
+    let Some(old) = before else { return Fate::New };
     state.seen(&old.id).map_or(Fate::New, |known| compare(&known, &old.facts))
 }
 
@@ -133,16 +143,16 @@ fn is_revision(from: i32, to: i32) -> bool {
     (from == diagnosis && to == test) || ((from == diagnosis || from == test) && to == revoked)
 }
 
-fn judged(verified: Verified, fates: Vec<Fate>, fingerprints: Vec<Fingerprint>) -> Deduplicated {
+fn judged(verified: Verified<'_>, fates: Vec<Fate>, fingerprints: Vec<Fingerprint>) -> Deduplicated<'_> {
     let refused: Vec<_> =
         fates.iter().map(|f| if let Fate::Refused(r) = f { Some(*r) } else { None }).collect();
-    let verdicts = verdicts(&verified.canonical, &refused);
+    let verdicts = verdicts(verified.canonical, &refused);
     let accepted_content = (!verdicts.is_empty() && !fingerprints.is_empty())
         .then(|| sha256(&verified.canonical.bytes_of(|index| fates[index].is_taken())));
     Deduplicated { verified, fates, fingerprints, accepted_content, verdicts }
 }
 
-fn repeat(verified: Verified, binding: &Binding) -> Result<Repeat, Rejected> {
+fn repeat<'e>(verified: Verified<'e>, binding: &Binding) -> Result<Repeat<'e>, Rejected> {
     let first_offset = binding.first_offset;
     if binding.accepted_content == Some(verified.content) {
         // The sender repeats what a former answer told it was taken: that is all there is to say.
@@ -169,11 +179,18 @@ fn repeat(verified: Verified, binding: &Binding) -> Result<Repeat, Rejected> {
     Ok(Repeat { verified, first_offset, verdicts })
 }
 
-/// Fingerprints as they stand in the ledger: sorted, so that their order tells nothing about the upload.
-pub(crate) fn ledger_bytes(fingerprints: &[Fingerprint]) -> Vec<u8> {
-    let mut all: Vec<_> = fingerprints.iter().map(Fingerprint::to_bytes).collect();
-    all.sort_unstable();
-    all.concat()
+/// Fingerprints of the keys taken as they stand in the ledger: sorted, so that their order tells nothing about the
+/// upload.
+pub(crate) fn ledger_bytes(upload: &Deduplicated<'_>) -> Bytes {
+    let taken = &upload.fingerprints;
+    match &upload.verified.prints.sorted {
+        Some(sorted) if taken.len() == upload.verified.keys.len() => sorted.clone(),
+        _ => {
+            let mut all: Vec<_> = taken.iter().map(Fingerprint::to_bytes).collect();
+            all.sort_unstable();
+            all.concat().into()
+        }
+    }
 }
 
 #[cfg(test)]

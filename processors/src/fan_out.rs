@@ -27,7 +27,7 @@ pub(crate) fn name(mut blank: Blank, upload: &Upload) -> Blank {
 /// The entry of an upload of which something or nothing is new, its batches, and the keys taken.
 pub(crate) fn taken(
     blank: Blank,
-    tagged: Tagged,
+    tagged: Tagged<'_>,
     signed: Vec<Signed>,
 ) -> (LedgerEntry, Vec<(Country, Signed)>, Vec<Fingerprint>) {
     let upload = tagged.deduplicated;
@@ -48,7 +48,7 @@ pub(crate) fn taken(
         unknown_countries: upload.verified.unknown_countries,
         deliveries: deliveries.collect(),
         withheld: tagged.withheld,
-        fingerprints: ledger_bytes(&upload.fingerprints).into(),
+        fingerprints: ledger_bytes(&upload),
         verdicts: upload.verdicts,
         ..blank
     };
@@ -57,7 +57,7 @@ pub(crate) fn taken(
 }
 
 /// The entry of an upload that was decided before.
-pub(crate) fn repeated(blank: Blank, repeat: Repeat) -> LedgerEntry {
+pub(crate) fn repeated(blank: Blank, repeat: Repeat<'_>) -> LedgerEntry {
     LedgerEntry {
         outcome: Outcome::Repeated,
         first_offset: Some(repeat.first_offset),

@@ -1,6 +1,6 @@
 //! The pipeline: what happens to an upload between its own topic and those of the other countries.
 //!
-//! [`pipeline`] is the page to read first. Its five stages, one file each, are pure functions whose types prove the
+//! [`pipeline`] is the page to read first. What needs no turn is found ahead of it ([`examine`]). Its five stages, one file each, are pure functions whose types prove the
 //! order: only what [`validate`] returns can be deduplicated, only what [`deduplicate`] returns can be tagged with
 //! countries ([`tag`]), only that can be signed ([`sign`]), and only signed batches fan out ([`fan_out`]).
 //!
@@ -10,6 +10,7 @@
 
 pub mod checkpoint;
 pub mod deduplicate;
+pub mod examine;
 pub mod fan_out;
 pub mod fingerprint;
 pub mod metrics;

@@ -2,6 +2,9 @@
 //!
 //! `step` is pure: state, record and network version in; entry, batches and the state's pending changes out. Replaying
 //! a log gives the same bytes again.
+//!
+//! Most of its work needs no state, so it comes in two halves: `prepare`, which may run ahead and anywhere, and `decide`,
+//! which runs when it is the record's turn.
 
 use bytes::Bytes;
 use keyferry_schemas::{
@@ -16,6 +19,7 @@ use keyferry_schemas::{
 
 use crate::{
     deduplicate::{Found, deduplicate, find_repeat},
+    examine::Examined,
     fan_out,
     fingerprint::{Fingerprint, Secrets},
     sign::{Signer, sign},
@@ -86,33 +90,64 @@ pub struct Step {
 )]
 pub struct NoSigningKey(pub i64);
 
-/// Decides about one record. The changes stay pending in `state` until its transaction is committed or aborted.
+/// A record of which everything is known that needs neither state nor time.
+pub struct Prepared {
+    offset: i64,
+    timestamp: Millis,
+    examined: Result<Examined, String>,
+}
+
+/// Prepares and decides in one.
 ///
 /// # Errors
-/// [`NoSigningKey`]; the record is not consumed then.
+/// As [`decide`].
 pub fn step(
     state: &mut OriginState,
     source: Source,
     network: &Network,
     tools: &Tools,
 ) -> Result<Step, NoSigningKey> {
-    let now = state.position().now.max(source.timestamp);
+    decide(state, &prepare(source, state.origin(), network, tools), network, tools)
+}
+
+/// Does the part of the work that needs no state.
+#[must_use]
+pub fn prepare(source: Source, origin: Country, network: &Network, tools: &Tools) -> Prepared {
+    let Source { offset, timestamp, upload } = source;
+    let examined = upload.map(|upload| Examined::of(upload, origin, network, &tools.secrets));
+    Prepared { offset, timestamp, examined }
+}
+
+/// Decides about one record. The changes stay pending in `state` until its transaction is committed or aborted.
+///
+/// # Errors
+/// [`NoSigningKey`]; the record is not consumed then.
+pub fn decide(
+    state: &mut OriginState,
+    prepared: &Prepared,
+    network: &Network,
+    tools: &Tools,
+) -> Result<Step, NoSigningKey> {
+    let now = state.position().now.max(prepared.timestamp);
     let signer =
         tools.signers.iter().find(|s| s.in_force(network, now)).ok_or(NoSigningKey(network.version()))?;
-    state.advance(source.timestamp);
-    let mut blank = blank(state, source.offset, network, signer, tools);
+    state.advance(prepared.timestamp);
+    let mut blank = blank(state, prepared.offset, network, signer, tools);
     let origin = state.origin();
 
-    let upload = match source.upload {
-        Ok(upload) => upload,
+    let examined = match &prepared.examined {
+        Ok(examined) => examined,
         Err(why) => {
             let rejected = Rejected::new(Rejection::Undecodable, format!("the record is no Upload: {why}"));
             return Ok(reject(state, blank, &rejected, Stage::Decode));
         }
     };
-    blank = fan_out::name(blank, &upload);
+    blank = fan_out::name(blank, &examined.upload);
 
-    let verified = match validate(upload, origin, network, now) {
+    // Rare: another version came, or a retry is bound to an earlier one.
+    let again = (examined.version != network.version())
+        .then(|| Examined::of(examined.upload.clone(), origin, network, &tools.secrets));
+    let verified = match validate(again.as_ref().unwrap_or(examined), origin, network, now) {
         Ok(verified) => verified,
         Err(rejected) => return Ok(reject(state, blank, &rejected, Stage::Validate)),
     };
@@ -128,7 +163,7 @@ pub fn step(
         Ok(admitted) => admitted,
         Err(rejected) => return Ok(reject(state, blank, &rejected, Stage::Validate)),
     };
-    let deduplicated = deduplicate(admitted, state, &tools.secrets);
+    let deduplicated = deduplicate(admitted, state);
     let tagged = tag(deduplicated, network, now);
     let signed = sign(&tagged, state.position(), network, signer);
     let (entry, signed, taken) = fan_out::taken(blank, tagged, signed);

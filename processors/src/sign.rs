@@ -69,7 +69,7 @@ pub struct Signed {
 
 /// Signs what goes to each destination.
 #[must_use]
-pub fn sign(tagged: &Tagged, position: &Position, network: &Network, signer: &Signer) -> Vec<Signed> {
+pub fn sign(tagged: &Tagged<'_>, position: &Position, network: &Network, signer: &Signer) -> Vec<Signed> {
     // Whole batches are the same bytes for every destination: encoded, hashed once.
     let mut whole = None;
     tagged
@@ -96,11 +96,17 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(tagged: &Tagged, route: &Route) -> Self {
+    fn of(tagged: &Tagged<'_>, route: &Route) -> Self {
         let upload = &tagged.deduplicated;
-        let keys = efgs::encode_protobuf(route.keys.iter().map(|i| &upload.verified.keys[*i]));
         let new = bitmap(route.keys.iter().map(|i| upload.fates[*i].is_taken()));
         let whole = route.level == Level::Whole;
+        let (keys, content) = if whole {
+            upload.verified.whole.clone()
+        } else {
+            let keys = efgs::encode_protobuf(route.keys.iter().map(|i| &upload.verified.keys[*i]));
+            let content = sha256(&keys);
+            (keys.into(), content)
+        };
         let origin_signature = whole.then(|| upload.verified.upload.batch_signature.clone());
         let canonical = if whole {
             upload.verified.content
@@ -109,13 +115,13 @@ impl Parts {
             let mut next = route.keys.iter().peekable();
             sha256(&upload.verified.canonical.bytes_of(|index| next.next_if_eq(&&index).is_some()))
         };
-        let hashes = [sha256(&keys), sha256(&new), sha256(origin_signature.as_deref().unwrap_or_default())];
-        Self { keys: keys.into(), new: new.into(), origin_signature, canonical, hashes }
+        let hashes = [content, sha256(&new), sha256(origin_signature.as_deref().unwrap_or_default())];
+        Self { keys, new: new.into(), origin_signature, canonical, hashes }
     }
 }
 
 fn seal(
-    tagged: &Tagged,
+    tagged: &Tagged<'_>,
     route: &Route,
     parts: Parts,
     position: &Position,

@@ -24,15 +24,15 @@ pub struct Route {
 }
 
 /// An upload with its destinations.
-pub struct Tagged {
-    pub(crate) deduplicated: Deduplicated,
+pub struct Tagged<'e> {
+    pub(crate) deduplicated: Deduplicated<'e>,
     pub(crate) routes: Vec<Route>,
     pub(crate) withheld: Vec<Withheld>,
 }
 
 /// Finds the destinations: by membership, agreement and routing, and never the origin itself.
 #[must_use]
-pub fn tag(deduplicated: Deduplicated, network: &Network, now: Millis) -> Tagged {
+pub fn tag<'e>(deduplicated: Deduplicated<'e>, network: &Network, now: Millis) -> Tagged<'e> {
     let origin = deduplicated.verified.upload.origin;
     let (mut routes, mut withheld) = (Vec::new(), Vec::new());
     if !deduplicated.fingerprints.is_empty() {
@@ -60,7 +60,7 @@ pub fn tag(deduplicated: Deduplicated, network: &Network, now: Millis) -> Tagged
 
 /// `order`: the valid keys of the upload, in canonical order.
 fn route(
-    upload: &Deduplicated,
+    upload: &Deduplicated<'_>,
     order: &[usize],
     member: &Member,
     network: &Network,

@@ -1,28 +1,30 @@
 //! Stage 1. Is this upload what it says, from whom it says, and may they send it? Are its keys keys?
 //!
 //! Everything is checked again that a gateway checked before: a country that writes to Kafka passed no gateway. The
-//! rules themselves are in [`keyferry_schemas::rules`]; this is their order, and the proof that all of them were asked.
+//! rules themselves are in [`keyferry_schemas::rules`]. What needs no time was found by [`crate::examine`]; this is their
+//! order, and the proof that all of them were asked.
 
+use bytes::Bytes;
 use keyferry_schemas::{
-    batch::sha256,
     canonical::Canonical,
     country::Country,
-    efgs::{DiagnosisKey, Encoding, Onset},
-    network::{InvalidKeys, Network, OnsetPolicy},
+    efgs::DiagnosisKey,
+    network::{InvalidKeys, Network},
     records::{Hash, Upload, Verdict},
     rejection::Rejection,
     rules::{self, Signers},
     time::Millis,
-    topics::{MAX_BATCH_TAG_BYTES, is_batch_tag},
 };
 
 pub use keyferry_schemas::rules::Rejected;
 
+use crate::examine::{Examined, Prints};
+
 /// An upload whose sender, signature and form are proven, and whose invalid keys are known.
-pub struct Verified {
-    pub(crate) upload: Upload,
-    pub(crate) keys: Vec<DiagnosisKey>,
-    pub(crate) canonical: Canonical,
+pub struct Verified<'e> {
+    pub(crate) upload: &'e Upload,
+    pub(crate) keys: &'e [DiagnosisKey],
+    pub(crate) canonical: &'e Canonical,
     pub(crate) content: Hash,
     pub(crate) signing_certificate: Hash,
     /// By index in the upload.
@@ -30,60 +32,50 @@ pub struct Verified {
     policy: InvalidKeys,
     pub(crate) odd_onsets: i32,
     pub(crate) unknown_countries: i32,
+    pub(crate) prints: &'e Prints,
+    /// All keys as they go out, and their hash.
+    pub(crate) whole: &'e (Bytes, Hash),
 }
 
-/// Judges one upload from the topic of `origin`, under one version of the network document, at `now`.
+/// Judges one upload from the topic of `origin` at `now`, under the version of the network document under which it was
+/// examined.
 ///
 /// # Errors
 /// [`Rejected`], which is an answer and no fault.
-pub fn validate(
-    upload: Upload,
+pub fn validate<'e>(
+    examined: &'e Examined,
     origin: Country,
     network: &Network,
     now: Millis,
-) -> Result<Verified, Rejected> {
+) -> Result<Verified<'e>, Rejected> {
+    let upload = &examined.upload;
     if upload.origin != origin {
         let detail =
             format!("the record names {} as its origin and stands on the topic of {origin}", upload.origin);
         return Err(Rejected::new(Rejection::OriginNotTopic, detail));
     }
     let member = rules::sender(&upload.client_certificate, origin, network, now)?;
-    if !is_batch_tag(upload.batch_tag.as_bytes()) {
-        let detail = format!("a batch tag is 1 to {MAX_BATCH_TAG_BYTES} visible ASCII characters");
-        return Err(Rejected::new(Rejection::BatchTag, detail));
-    }
-    let Some(encoding) = Encoding::from_content_type(&upload.content_type) else {
-        let [protobuf, json] = [Encoding::Protobuf, Encoding::Json].map(Encoding::content_type);
-        let detail = format!("the content type is neither {protobuf} nor {json}");
-        return Err(Rejected::new(Rejection::ContentType, detail));
-    };
-    let keys = rules::keys(encoding, &upload.payload, member)?;
-    let count = |mut rejected: Rejected| {
-        rejected.keys = keys.len();
-        rejected
-    };
-    rules::same_origin(&keys, origin, network).map_err(count)?;
-    let canonical = Canonical::of(&keys);
-    let signed = canonical.bytes();
-    let signer = rules::signer(&upload.batch_signature, &signed, origin, network, now, Signers::InForce);
-    let signing_certificate = signer.map_err(count)?.certificate.sha256();
-    let invalid: Vec<_> = keys.iter().map(|k| rules::key(k, member.days_since_onset, now).err()).collect();
-    let odd_onsets = keys.iter().filter(|k| Onset::of(k.days_since_onset_of_symptoms).is_none()).count();
-    let counted = member.days_since_onset == OnsetPolicy::Count;
+    let found = examined.found.as_ref().map_err(Clone::clone)?;
+    let signed_by = found.signed_by.as_ref().map_err(Clone::clone);
+    let signer = signed_by.and_then(|signed_by| signed_by.at(network, now, Signers::InForce));
+    let signer = signer.map_err(|rejected| Rejected { keys: found.keys.len(), ..rejected })?;
+    let judged = found.keys.iter().zip(&found.forms).map(|(key, form)| rules::timely(key, *form, now).err());
     Ok(Verified {
-        unknown_countries: unknown_countries(&keys, network),
-        odd_onsets: if counted { int(odd_onsets) } else { 0 },
-        content: sha256(&signed),
         upload,
-        keys,
-        canonical,
-        signing_certificate,
-        invalid,
+        keys: &found.keys,
+        canonical: &found.canonical,
+        content: found.content,
+        signing_certificate: signer.certificate.sha256(),
+        invalid: judged.collect(),
         policy: member.invalid_keys,
+        odd_onsets: found.odd_onsets,
+        unknown_countries: found.unknown_countries,
+        prints: &found.prints,
+        whole: &found.whole,
     })
 }
 
-impl Verified {
+impl Verified<'_> {
     /// Applies the member's policy for uploads with invalid keys. Apart from the rest, because it comes after the
     /// question whether the upload is a repeat: keys grow too old, and the answer to a repeat must not change by that.
     ///
@@ -91,7 +83,7 @@ impl Verified {
     /// [`Rejected`], naming the invalid keys.
     pub(crate) fn admit(self) -> Result<Self, Rejected> {
         if self.policy == InvalidKeys::RejectUpload && self.invalid.iter().any(Option::is_some) {
-            return Err(invalid_upload(&self.canonical, &self.invalid));
+            return Err(invalid_upload(self.canonical, &self.invalid));
         }
         Ok(self)
     }
@@ -116,11 +108,6 @@ pub(crate) fn verdicts(canonical: &Canonical, refused: &[Option<Rejection>]) -> 
         .collect();
     verdicts.sort_unstable_by_key(|v| v.index);
     verdicts
-}
-
-fn unknown_countries(keys: &[DiagnosisKey], network: &Network) -> i32 {
-    let known = |code: &String| code.parse().is_ok_and(|c| network.member(network.resolve(c)).is_some());
-    int(keys.iter().flat_map(|k| &k.visited_countries).filter(|c| !known(c)).count())
 }
 
 /// A count as Avro's `int`. No upload has two thousand million keys.

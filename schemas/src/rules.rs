@@ -42,6 +42,15 @@ impl Rejected {
     }
 }
 
+/// The member that this country is.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn member(origin: Country, network: &Network) -> Result<&Member, Rejected> {
+    let unknown = || format!("{origin} is no member of {}", network.name());
+    network.member(origin).ok_or_else(|| Rejected::new(Rejection::MemberUnknown, unknown()))
+}
+
 /// The member that sends, if it may: an active one, whose client certificate is registered and in force.
 ///
 /// # Errors
@@ -52,12 +61,7 @@ pub fn sender<'n>(
     network: &'n Network,
     now: Millis,
 ) -> Result<&'n Member, Rejected> {
-    let Some(member) = network.member(origin) else {
-        return Err(Rejected::new(
-            Rejection::MemberUnknown,
-            format!("{origin} is no member of {}", network.name()),
-        ));
-    };
+    let member = member(origin, network)?;
     let state = network.state(origin, now);
     if state != MemberState::Active {
         let detail = format!("the membership of {origin} is {state:?}; only an active member uploads");
@@ -143,27 +147,69 @@ pub fn signer<'n>(
     now: Millis,
     signers: Signers,
 ) -> Result<&'n Registered, Rejected> {
-    let rejected = |reason| Rejected::new(reason, signature_hint(reason));
-    let cms = Detached::read(cms).map_err(rejected)?;
-    let registered = network.certificates().iter();
-    let named: Vec<_> = registered.filter(|r| r.usage == Use::Signing && cms.names(&r.certificate)).collect();
-    let own: Vec<_> = named.iter().copied().filter(|r| r.country == origin).collect();
-    let pending = |r: &Registered| network.certificate_state(r, now) == CertificateState::Pending;
-    // Of one that is registered twice, what is in force goes first.
-    let mut counting: Vec<_> = own.iter().copied().filter(|r| r.in_force(now)).collect();
-    if signers == Signers::InForceOrPending {
-        counting.extend(own.iter().copied().filter(|r| pending(r)));
+    SignedBy::find(cms, signed, origin, network)?.at(network, now, signers)
+}
+
+/// Whose signature a CMS is, before anybody asks when: the expensive part of [`signer`], which no time can change.
+#[derive(Debug, Clone)]
+pub struct SignedBy {
+    /// The registrations of the origin that the CMS names, by index in the network's certificates, and whether the
+    /// signature holds under each.
+    own: Vec<(usize, bool)>,
+    /// Whether it names one of anybody.
+    known: bool,
+}
+
+impl SignedBy {
+    /// Verifies under every certificate of `origin` that the CMS names.
+    ///
+    /// # Errors
+    /// [`Rejected`] if it is no CMS that may be looked at.
+    pub fn find(cms: &[u8], signed: &[u8], origin: Country, network: &Network) -> Result<Self, Rejected> {
+        let cms = Detached::read(cms).map_err(unsigned)?;
+        let named = |r: &Registered| r.usage == Use::Signing && cms.names(&r.certificate);
+        let named: Vec<_> = network.certificates().iter().enumerate().filter(|(_, r)| named(r)).collect();
+        let own = named.iter().filter(|(_, r)| r.country == origin);
+        let own = own.map(|(index, r)| (*index, cms.verify(signed, &r.certificate))).collect();
+        Ok(Self { own, known: !named.is_empty() })
     }
-    let reason = match (named.is_empty(), own.is_empty(), counting.is_empty()) {
-        (true, ..) => Rejection::SigningCertificateUnknown,
-        (_, true, _) => Rejection::SigningCertificateForeign,
-        (.., true) => Rejection::SigningCertificateNotInForce,
-        _ => {
-            let verified = counting.into_iter().find(|r| cms.verify(signed, &r.certificate));
-            return verified.ok_or_else(|| rejected(Rejection::SignatureInvalid));
+
+    /// The registration that counts at `now`, of the `network` in which it was looked for.
+    ///
+    /// # Errors
+    /// [`Rejected`].
+    pub fn at<'n>(
+        &self,
+        network: &'n Network,
+        now: Millis,
+        signers: Signers,
+    ) -> Result<&'n Registered, Rejected> {
+        let own: Vec<_> = self
+            .own
+            .iter()
+            .filter_map(|(index, holds)| Some((network.certificates().get(*index)?, *holds)))
+            .collect();
+        let pending = |r: &Registered| network.certificate_state(r, now) == CertificateState::Pending;
+        // Of one that is registered twice, what is in force goes first.
+        let mut counting: Vec<_> = own.iter().filter(|(r, _)| r.in_force(now)).collect();
+        if signers == Signers::InForceOrPending {
+            counting.extend(own.iter().filter(|(r, _)| pending(r)));
         }
-    };
-    Err(rejected(reason))
+        let reason = match (self.known, own.is_empty(), counting.is_empty()) {
+            (false, ..) => Rejection::SigningCertificateUnknown,
+            (_, true, _) => Rejection::SigningCertificateForeign,
+            (.., true) => Rejection::SigningCertificateNotInForce,
+            _ => {
+                let verified = counting.into_iter().find(|(_, holds)| *holds);
+                return verified.map(|(r, _)| *r).ok_or_else(|| unsigned(Rejection::SignatureInvalid));
+            }
+        };
+        Err(unsigned(reason))
+    }
+}
+
+fn unsigned(reason: Rejection) -> Rejected {
+    Rejected::new(reason, signature_hint(reason))
 }
 
 fn signature_hint(reason: Rejection) -> &'static str {
@@ -195,13 +241,16 @@ fn signature_hint(reason: Rejection) -> &'static str {
 /// # Errors
 /// The first rule that it breaks.
 pub fn key(key: &DiagnosisKey, onset: OnsetPolicy, now: Millis) -> Result<(), Rejection> {
-    let start = Interval(key.rolling_start_interval_number);
+    timely(key, form(key, onset), now)
+}
+
+/// What is asked of a key whatever the time.
+///
+/// # Errors
+/// The first of these rules that it breaks.
+pub fn form(key: &DiagnosisKey, onset: OnsetPolicy) -> Result<(), Rejection> {
     let reject = |condition: bool, reason| if condition { Err(reason) } else { Ok(()) };
     reject(key.key_data.len() != 16, Rejection::KeyDataLength)?;
-    if !start.uploadable_at(now) {
-        let future = start > Interval::at(now);
-        return Err(if future { Rejection::KeyInFuture } else { Rejection::KeyTooOld });
-    }
     reject(!(1..=INTERVALS_PER_DAY).contains(&key.rolling_period), Rejection::RollingPeriod)?;
     let risk = key.transmission_risk_level;
     reject(!(0..=8).contains(&risk) && risk != RISK_LEVEL_UNSET, Rejection::RiskLevel)?;
@@ -209,4 +258,16 @@ pub fn key(key: &DiagnosisKey, onset: OnsetPolicy, now: Millis) -> Result<(), Re
     reject(key.visited_countries.iter().any(|c| c.parse::<Country>().is_err()), Rejection::CountryMalformed)?;
     let odd = Onset::of(key.days_since_onset_of_symptoms).is_none();
     reject(odd && onset == OnsetPolicy::Reject, Rejection::Onset)
+}
+
+/// What [`form`] said of a key, and its age at `now`, in the order in which the rules are asked.
+///
+/// # Errors
+/// The first rule that the key breaks.
+pub fn timely(key: &DiagnosisKey, form: Result<(), Rejection>, now: Millis) -> Result<(), Rejection> {
+    let start = Interval(key.rolling_start_interval_number);
+    if start.uploadable_at(now) || form == Err(Rejection::KeyDataLength) {
+        return form;
+    }
+    Err(if start > Interval::at(now) { Rejection::KeyInFuture } else { Rejection::KeyTooOld })
 }
