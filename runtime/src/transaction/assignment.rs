@@ -1,25 +1,15 @@
 //! Which partitions this instance owns, as the consumer group tells it from inside `poll`.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{collections::BTreeMap, sync::Mutex};
 
-use rdkafka::{
-    ClientContext, Offset, TopicPartitionList,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::KafkaError,
-    types::RDKafkaRespErr,
-};
-
-use keyferry_schemas::{country::Country, topics};
-
-use crate::clients;
+use keyferry_schemas::country::Country;
 
 /// Counts assignments: a record belongs to the assignment in which it was read, and to no later one.
-pub(super) type Generation = u64;
+pub type Generation = u64;
 
-/// The context of the input consumer.
+/// What the group has given to this instance.
 #[derive(Default)]
-pub(super) struct Assignment {
+pub struct Assignment {
     owned: Mutex<Owned>,
 }
 
@@ -27,13 +17,13 @@ pub(super) struct Assignment {
 struct Owned {
     joined: bool,
     last: Generation,
-    origins: HashMap<Country, Generation>,
+    origins: BTreeMap<Country, Generation>,
     rebalances: u64,
 }
 
 impl Assignment {
     /// Every origin owned now, with the generation of its assignment.
-    pub fn owned(&self) -> HashMap<Country, Generation> {
+    pub fn owned(&self) -> BTreeMap<Country, Generation> {
         self.owned.lock().map(|owned| owned.origins.clone()).unwrap_or_default()
     }
 
@@ -51,57 +41,24 @@ impl Assignment {
     pub fn take_rebalances(&self) -> u64 {
         self.owned.lock().map(|mut owned| std::mem::take(&mut owned.rebalances)).unwrap_or_default()
     }
-}
 
-impl ClientContext for Assignment {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        clients::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        clients::log_error(&error, reason);
-    }
-}
-
-impl ConsumerContext for Assignment {
-    /// Runs inside `poll`. No transaction is ever open then: one begins and ends between two polls.
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        err: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        let origins = partitions
-            .elements()
-            .into_iter()
-            .filter_map(|p| topics::origin_of(p.topic()))
-            .collect::<Vec<_>>();
+    /// Notes that the group has given these, which were not ours.
+    pub fn given(&self, origins: &[Country]) {
         if let Ok(mut owned) = self.owned.lock() {
-            owned.rebalances += 1;
-            owned.joined |= assign;
-            for origin in &origins {
-                if assign {
-                    owned.last += 1;
-                    let generation = owned.last;
-                    owned.origins.insert(*origin, generation);
-                } else {
-                    owned.origins.remove(origin);
-                }
+            (owned.rebalances, owned.joined) = (owned.rebalances + 1, true);
+            for origin in origins {
+                owned.last += 1;
+                let generation = owned.last;
+                owned.origins.insert(*origin, generation);
             }
         }
-        let done = if assign {
-            // Where to begin is for the ledger to say, at the end of the take-over. Until then nothing is fetched.
-            let _ = partitions.set_all_offsets(Offset::End);
-            consumer.incremental_assign(partitions).and_then(|()| consumer.pause(partitions))
-        } else {
-            consumer.incremental_unassign(partitions)
-        };
-        match done {
-            Ok(()) => {
-                tracing::info!(assign, ?origins, "partitions {}", if assign { "assigned" } else { "revoked" })
-            }
-            Err(e) => tracing::error!(assign, ?origins, error = %e, "the rebalance failed"),
+    }
+
+    /// Notes that the group has taken these away.
+    pub fn taken(&self, origins: &[Country]) {
+        if let Ok(mut owned) = self.owned.lock() {
+            owned.rebalances += 1;
+            owned.origins.retain(|origin, _| !origins.contains(origin));
         }
     }
 }

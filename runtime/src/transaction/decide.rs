@@ -13,6 +13,7 @@ use super::{
     Application, Output,
     assignment::Generation,
     guard,
+    log::Log,
     runner::Runner,
     step::{Consumed, StepFault, Transaction},
 };
@@ -39,21 +40,21 @@ pub(super) struct Origin<S> {
 
 impl<S> Origin<S> {
     /// An origin that was just assigned.
-    pub fn assigned(generation: Generation) -> Self {
+    pub fn assigned(generation: Generation, now: Instant) -> Self {
         Self {
             generation,
             phase: Phase::Restoring,
             queue: VecDeque::new(),
             next_offset: 0,
-            heard: Instant::now(),
+            heard: now,
             missed: None,
             patience: Millis(0),
         }
     }
 
     /// Takes over a record that was read.
-    pub fn push(&mut self, record: Record) {
-        (self.next_offset, self.heard) = (record.offset + 1, Instant::now());
+    pub fn push(&mut self, record: Record, now: Instant) {
+        (self.next_offset, self.heard) = (record.offset + 1, now);
         self.queue.push_back(Queued { record, network: None, attempts: 0 });
     }
 }
@@ -77,14 +78,14 @@ pub(super) struct Queued {
 
 /// Lets the application decide, and sends what it puts out. `counts` tells how many records of each origin were decided,
 /// also when sending fails. `turn` says who goes first.
-pub(super) fn decide<A: Application>(
-    runner: &Runner<A>,
-    transaction: &Transaction<'_>,
+pub(super) fn decide<A: Application, L: Log>(
+    runner: &Runner<A, L>,
+    transaction: &Transaction<'_, L>,
     origins: &mut BTreeMap<Country, Origin<A::State>>,
     turn: usize,
     counts: &mut BTreeMap<Country, usize>,
 ) -> Result<Vec<Consumed>, StepFault> {
-    let started = Instant::now();
+    let started = runner.kafka.now();
     let current = runner.network.current().ok_or(StepFault::Lost)?;
     let mut outputs: Vec<Output> = Vec::new();
     let mut sent = 0;
@@ -109,7 +110,9 @@ pub(super) fn decide<A: Application>(
             transaction.send(&output)?;
         }
         guard::pass("after-step", transaction.instance);
-        if started.elapsed() >= runner.settings.max_duration || sent >= runner.settings.max_output_bytes {
+        if runner.kafka.now() - started >= runner.settings.max_duration
+            || sent >= runner.settings.max_output_bytes
+        {
             break;
         }
         waiting.push_back(name);
@@ -118,9 +121,9 @@ pub(super) fn decide<A: Application>(
 }
 
 /// Writes the checkpoints that are due and the head of each origin that moved, and says what was consumed.
-fn finish<A: Application>(
-    runner: &Runner<A>,
-    transaction: &Transaction<'_>,
+fn finish<A: Application, L: Log>(
+    runner: &Runner<A, L>,
+    transaction: &Transaction<'_, L>,
     network: &Network,
     origins: &mut BTreeMap<Country, Origin<A::State>>,
     counts: &BTreeMap<Country, usize>,

@@ -2,9 +2,25 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+/// A fault of a client: what it says, and what helps.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}")]
+pub struct Fault {
+    /// In one line.
+    pub what: String,
+    /// What helps.
+    pub remedy: Remedy,
+}
+
+impl From<KafkaError> for Fault {
+    fn from(error: KafkaError) -> Self {
+        Self { what: error.to_string(), remedy: remedy(&error) }
+    }
+}
+
 /// What helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Remedy {
+pub enum Remedy {
     /// The same call again.
     Retry,
     /// The transaction is aborted, and its records are decided again.

@@ -8,6 +8,7 @@
 //! | `decide` | what happens inside one transaction: origins in turn |
 //! | `step` | how a transaction begins and ends: between two polls |
 //! | `takeover` | restoring an origin's state before its first step |
+//! | [`log`] | what all of these ask of Kafka; `edge`: how rdkafka answers |
 //! | `fault` | which remedy a fault has: retry, abort, rebuild or exit |
 //!
 //! Group fencing checks membership and not ownership, so a zombie can have its offsets accepted. The guards against
@@ -15,8 +16,10 @@
 
 mod assignment;
 mod decide;
+mod edge;
 mod fault;
 mod guard;
+pub mod log;
 mod metrics;
 mod runner;
 mod step;

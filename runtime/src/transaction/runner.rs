@@ -9,30 +9,23 @@ use std::{
         Arc,
         mpsc::{Receiver, Sender, channel},
     },
-    time::{Duration, Instant},
-};
-
-use rdkafka::{
-    Message, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
-    producer::{BaseProducer, Producer},
+    time::Duration,
 };
 
 use keyferry_schemas::{country::Country, time::Millis, topics};
 
 use super::{
     Application, Settings,
-    assignment::{Assignment, Generation},
+    assignment::Generation,
     decide::{Origin, Phase, decide},
-    fault::{Remedy, remedy},
+    fault::{Fault, Remedy},
     guard,
+    log::{Input, Log, Reader, Writer},
     metrics::TransactionMetrics,
-    step::{Deliveries, StepFault, Transaction},
+    step::{StepFault, Transaction},
     takeover::{Restored, Takeover, TakeoverFault},
 };
 use crate::{
-    clients::is_passing,
     clock::SharedClock,
     codec::Codec,
     exit::{Exit, Fatal},
@@ -40,19 +33,20 @@ use crate::{
     kafka::Kafka,
     network::NetworkFeed,
     shutdown::Shutdown,
-    tail::{BROKER_TIMEOUT, Record},
+    tail::BROKER_TIMEOUT,
 };
 
 /// Records read and not yet decided are kept to about this many bytes.
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
 /// A take-over that failed for a passing reason is tried again after this time.
 const TAKEOVER_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs an [`Application`] over the upload topics of its consumer group.
-pub struct Runner<A> {
+pub struct Runner<A, L = Kafka> {
     /// What decides.
     pub application: Arc<A>,
     /// Makes the clients.
-    pub kafka: Kafka,
+    pub kafka: L,
     /// Reads and writes records.
     pub codec: Codec,
     /// The network document.
@@ -72,7 +66,7 @@ struct Ended<S> {
     result: Result<Restored<S>, TakeoverFault>,
 }
 
-impl<A: Application> Runner<A> {
+impl<A: Application, L: Log> Runner<A, L> {
     /// Runs until `shutdown`. Blocks its thread.
     ///
     /// # Errors
@@ -87,7 +81,7 @@ impl<A: Application> Runner<A> {
                 Err(fatal) if first || fatal.exit == Exit::Failure => return Err(fatal),
                 Err(fatal) => {
                     tracing::error!(error = %fatal, "the clients can not be rebuilt yet");
-                    std::thread::sleep(TAKEOVER_PAUSE);
+                    self.kafka.sleep(TAKEOVER_PAUSE);
                     continue;
                 }
             };
@@ -127,34 +121,24 @@ impl<A: Application> Runner<A> {
     }
 
     /// Transactions first, subscription after: an older self that still writes is fenced before anything is read.
-    fn connect(&self, first: bool) -> Result<(BaseConsumer<Assignment>, BaseProducer<Deliveries>), Fatal> {
-        let unreachable = |e: KafkaError| match remedy(&e) {
+    fn connect(&self, first: bool) -> Result<(L::Input, L::Writer), Fatal> {
+        let unreachable = |e: Fault| match e.remedy {
             Remedy::Exit => Fatal::failure(format!("{}: {e}", self.settings.transactional_id)),
             _ => Fatal::unreachable(format!("the broker does not answer: {e}")),
         };
-        let producer: BaseProducer<Deliveries> = self
-            .kafka
-            .transactional_config(&self.settings.transactional_id)
-            .create_with_context(Deliveries::default())
-            .map_err(Fatal::config)?;
-        producer
-            .init_transactions(if first { 3 * BROKER_TIMEOUT } else { BROKER_TIMEOUT })
-            .map_err(unreachable)?;
-        let consumer: BaseConsumer<Assignment> = self
-            .kafka
-            .group_consumer_config()
-            .create_with_context(Assignment::default())
-            .map_err(Fatal::config)?;
-        consumer.subscribe(&[topics::UPLOADS_PATTERN]).map_err(unreachable)?;
+        let producer = self.kafka.writer(&self.settings.transactional_id).map_err(Fatal::config)?;
+        producer.init(if first { 3 * BROKER_TIMEOUT } else { BROKER_TIMEOUT }).map_err(unreachable)?;
+        let consumer = self.kafka.input().map_err(Fatal::config)?;
+        consumer.subscribe().map_err(unreachable)?;
         Ok((consumer, producer))
     }
 }
 
 /// One life of a pair of clients.
-struct Session<'a, A: Application> {
-    runner: &'a Runner<A>,
-    consumer: BaseConsumer<Assignment>,
-    producer: BaseProducer<Deliveries>,
+struct Session<'a, A: Application, L: Log> {
+    runner: &'a Runner<A, L>,
+    consumer: L::Input,
+    producer: L::Writer,
     origins: BTreeMap<Country, Origin<A::State>>,
     buffered: usize,
     /// Whether the broker answered when it was last asked.
@@ -165,7 +149,7 @@ struct Session<'a, A: Application> {
     metrics: &'a TransactionMetrics,
 }
 
-impl<A: Application> Session<'_, A> {
+impl<A: Application, L: Log> Session<'_, A, L> {
     fn run(&mut self, shutdown: &Shutdown) -> Result<(), StepFault> {
         while !shutdown.is_tripped() {
             if self.buffered > 0 {
@@ -176,7 +160,7 @@ impl<A: Application> Session<'_, A> {
             self.finish_takeovers()?;
             self.doubt()?;
             let live = self.origins.values().all(|o| matches!(o.phase, Phase::Live(_)));
-            let joined = self.consumer.context().has_joined();
+            let joined = self.consumer.assignment().has_joined();
             self.runner.beat.ready(live && joined && self.reachable);
             if self.origins.values().any(|o| !o.queue.is_empty()) || self.checkpoints_are_due() {
                 self.transact()?;
@@ -192,24 +176,14 @@ impl<A: Application> Session<'_, A> {
         let consumer = &self.consumer;
         let mut wait = if self.buffered == 0 { Duration::from_millis(20) } else { Duration::ZERO };
         while self.buffered < MAX_BUFFERED_BYTES {
-            let message = match consumer.poll(wait) {
-                None => return Ok(()),
-                Some(Ok(message)) => message,
-                Some(Err(e)) if is_passing(&e) => return Ok(()),
-                Some(Err(e @ KafkaError::MessageConsumption(_))) if remedy(&e) == Remedy::Abort => {
-                    tracing::error!(error = %e, "the input can not be read on");
-                    return Ok(());
-                }
-                Some(Err(e)) => return Err(e.into()),
-            };
+            let Some((origin, record)) = consumer.poll(wait)? else { return Ok(()) };
             wait = Duration::ZERO;
-            let Some(origin) = topics::origin_of(message.topic()) else { continue };
-            let generation = consumer.context().owned().get(&origin).copied();
             let Some(slot) = self.origins.get_mut(&origin) else { continue };
-            if Some(slot.generation) == generation && matches!(slot.phase, Phase::Live(_)) {
-                let record = Record::copy(&message);
+            if consumer.assignment().still_owns(origin, slot.generation)
+                && matches!(slot.phase, Phase::Live(_))
+            {
                 self.buffered += record.size();
-                slot.push(record);
+                slot.push(record, self.runner.kafka.now());
             }
         }
         Ok(())
@@ -217,8 +191,8 @@ impl<A: Application> Session<'_, A> {
 
     /// Forgets origins that were revoked, and starts to take over those that were assigned.
     fn follow_assignment(&mut self) {
-        let owned = self.consumer.context().owned();
-        self.metrics.rebalanced(self.consumer.context().take_rebalances());
+        let owned = self.consumer.assignment().owned();
+        self.metrics.rebalanced(self.consumer.assignment().take_rebalances());
         let buffered = &mut self.buffered;
         self.origins.retain(|origin, slot| {
             let kept = owned.get(origin) == Some(&slot.generation) || !guard::stands("guard-revoked");
@@ -230,7 +204,7 @@ impl<A: Application> Session<'_, A> {
         for (origin, generation) in owned {
             if !self.origins.contains_key(&origin) {
                 self.metrics.origin(origin);
-                self.origins.insert(origin, Origin::assigned(generation));
+                self.origins.insert(origin, Origin::assigned(generation, self.runner.kafka.now()));
                 self.start_takeover(origin, generation, Duration::ZERO);
             }
         }
@@ -242,8 +216,8 @@ impl<A: Application> Session<'_, A> {
             (Arc::clone(&runner.application), runner.kafka.clone(), runner.codec.clone());
         let (network, instance) = (runner.network.clone(), runner.settings.transactional_id.clone());
         let sender = self.sender.clone();
-        std::thread::spawn(move || {
-            std::thread::sleep(pause);
+        runner.kafka.spawn(move || {
+            kafka.sleep(pause);
             let takeover = Takeover {
                 application: application.as_ref(),
                 kafka: &kafka,
@@ -251,12 +225,12 @@ impl<A: Application> Session<'_, A> {
                 network: &network,
                 instance: &instance,
             };
-            let started = Instant::now();
+            let started = kafka.now();
             let restored = catch_unwind(AssertUnwindSafe(|| takeover.run(origin)));
             let result =
                 restored.unwrap_or_else(|_| Err(TakeoverFault::Late("it panicked; see the log".into())));
             // Nobody listens any more if the clients were rebuilt meanwhile.
-            let _ = sender.send(Ended { origin, generation, took: started.elapsed(), result });
+            let _ = sender.send(Ended { origin, generation, took: kafka.now() - started, result });
         });
     }
 
@@ -274,7 +248,7 @@ impl<A: Application> Session<'_, A> {
                             tracing::info!(%origin, next_offset, seconds, "origin taken over");
                             self.metrics.restored(origin, took);
                             slot.phase = Phase::Live(restored.state);
-                            (slot.next_offset, slot.heard) = (next_offset, Instant::now());
+                            (slot.next_offset, slot.heard) = (next_offset, self.runner.kafka.now());
                         }
                         Err(e) => {
                             tracing::warn!(%origin, error = %e, "the input can not be positioned yet");
@@ -287,7 +261,7 @@ impl<A: Application> Session<'_, A> {
                     self.metrics.chain_break(origin);
                     slot.phase = Phase::Stopped;
                 }
-                Err(TakeoverFault::Kafka(e)) if remedy(&e) == Remedy::Exit => return Err(e.into()),
+                Err(TakeoverFault::Kafka(e)) if e.remedy == Remedy::Exit => return Err(e.into()),
                 Err(passing) => {
                     tracing::warn!(%origin, reason = %passing, "taking over again");
                     self.start_takeover(origin, generation, TAKEOVER_PAUSE);
@@ -308,8 +282,8 @@ impl<A: Application> Session<'_, A> {
 
     /// One transaction over what was read, origins in turn.
     fn transact(&mut self) -> Result<(), StepFault> {
-        let started = Instant::now();
         let runner = self.runner;
+        let started = runner.kafka.now();
         let transaction = Transaction {
             producer: &self.producer,
             consumer: &self.consumer,
@@ -322,7 +296,7 @@ impl<A: Application> Session<'_, A> {
         self.turn = self.turn.wrapping_add(1);
         let mut counts = BTreeMap::new();
         let decided = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts);
-        let deciding = started.elapsed();
+        let deciding = runner.kafka.now() - started;
         let result =
             decided.and_then(|consumed| transaction.commit(&consumed).map(|()| !consumed.is_empty()));
         let committed = result.is_ok();
@@ -338,22 +312,22 @@ impl<A: Application> Session<'_, A> {
         match result {
             Ok(moved) => {
                 self.reachable = true;
-                let took = started.elapsed();
+                let took = runner.kafka.now() - started;
                 self.metrics.committed(took, took - deciding);
                 if moved {
                     runner.beat.progress();
                 } else {
                     // Nothing could be decided, and the reason stands in the log: not a thousand times a second.
-                    std::thread::sleep(TAKEOVER_PAUSE);
+                    runner.kafka.sleep(TAKEOVER_PAUSE);
                 }
                 Ok(())
             }
             Err(fault) if fault.remedy() == Remedy::Abort || fault.remedy() == Remedy::Retry => {
                 tracing::warn!(reason = %fault, "transaction aborted");
-                self.metrics.aborted(started.elapsed());
+                self.metrics.aborted(runner.kafka.now() - started);
                 // The records stay in their queues, whose heads are the committed offsets: nothing has to be read again.
                 transaction.abort()?;
-                std::thread::sleep(Duration::from_millis(50));
+                runner.kafka.sleep(Duration::from_millis(50));
                 Ok(())
             }
             Err(fault) => Err(fault),
@@ -361,13 +335,8 @@ impl<A: Application> Session<'_, A> {
     }
 }
 
-fn go_on(consumer: &BaseConsumer<Assignment>, topic: &str, offset: i64) -> Result<(), KafkaError> {
-    consumer.seek(topic, 0, Offset::Offset(offset), BROKER_TIMEOUT)?;
+fn go_on(consumer: &impl Input, topic: &str, offset: i64) -> Result<(), Fault> {
+    consumer.seek(topic, offset)?;
     // Left out, this is a consumer that keeps up its heartbeats and gets nothing.
-    if !guard::stands("input-resumes") {
-        return Ok(());
-    }
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition(topic, 0);
-    consumer.resume(&partitions)
+    if guard::stands("input-resumes") { consumer.resume(topic) } else { Ok(()) }
 }

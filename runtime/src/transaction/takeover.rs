@@ -5,13 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::{
-    Offset, TopicPartitionList,
-    consumer::Consumer,
-    error::{KafkaError, RDKafkaErrorCode},
-    producer::{BaseProducer, Producer},
-};
-
 use keyferry_schemas::{
     avro::AvroError,
     country::Country,
@@ -19,13 +12,17 @@ use keyferry_schemas::{
     topics,
 };
 
-use super::{Application, guard};
+use super::{
+    Application,
+    fault::Fault,
+    guard,
+    log::{Committed, Log, Offsets, Reader, Writer},
+};
 use crate::{
-    clients::Logged,
     codec::Codec,
-    kafka::{Isolation, Kafka},
+    kafka::Isolation,
     network::NetworkFeed,
-    tail::{BROKER_TIMEOUT, Next, Start, Tail},
+    tail::{BROKER_TIMEOUT, Next, Start},
 };
 
 /// A transaction that hides records for longer than this was left open by a dead instance.
@@ -38,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(super) enum TakeoverFault {
     /// May pass: it is tried again.
     #[error("kafka: {0}")]
-    Kafka(#[from] KafkaError),
+    Kafka(#[from] Fault),
     /// May pass as well.
     #[error("{0}")]
     Late(String),
@@ -62,18 +59,18 @@ pub(super) struct Restored<S> {
 }
 
 /// Takes origins over, off the thread that polls.
-pub(super) struct Takeover<'a, A> {
+pub(super) struct Takeover<'a, A, L> {
     pub application: &'a A,
-    pub kafka: &'a Kafka,
+    pub kafka: &'a L,
     pub codec: &'a Codec,
     pub network: &'a NetworkFeed,
     pub instance: &'a str,
 }
 
-impl<A: Application> Takeover<'_, A> {
+impl<A: Application, L: Log> Takeover<'_, A, L> {
     /// Restores one origin. Blocks for as long as its ledger takes to read.
     pub fn run(&self, origin: Country) -> Result<Restored<A::State>, TakeoverFault> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = self.kafka.now() + LIMIT;
         let ledger = topics::ledger(origin);
         guard::pass("takeover-begins", self.instance);
         let committed = self.committed_offset(origin, deadline)?;
@@ -99,29 +96,15 @@ impl<A: Application> Takeover<'_, A> {
         // guard: read_committed selects the stable offset. Another one may still be overtaken by a zombie's commit.
         let isolation =
             if guard::stands("guard-stable-offset") { Isolation::Committed } else { Isolation::Uncommitted };
-        let consumer = self.kafka.reader(isolation)?;
+        let offsets = self.kafka.offsets(isolation)?;
         let topic = topics::uploads(origin);
         loop {
-            let mut partitions = TopicPartitionList::new();
-            partitions.add_partition(&topic, 0);
-            match consumer.committed_offsets(partitions, PATIENCE) {
-                Ok(offsets) => {
-                    let found = offsets.find_partition(&topic, 0);
-                    let offset = found.filter(|p| p.error().is_ok()).map(|p| p.offset());
-                    match offset {
-                        Some(Offset::Offset(offset)) => return Ok(Some(offset)),
-                        Some(Offset::Invalid) => return Ok(None),
-                        _ => self.fence_open_writers(origin)?,
-                    }
-                }
-                Err(KafkaError::OffsetFetch(
-                    RDKafkaErrorCode::OperationTimedOut
-                    | RDKafkaErrorCode::UnstableOffsetCommit
-                    | RDKafkaErrorCode::RequestTimedOut,
-                )) => self.fence_open_writers(origin)?,
-                Err(e) => return Err(e.into()),
+            match offsets.committed(&topic, PATIENCE)? {
+                Committed::At(offset) => return Ok(Some(offset)),
+                Committed::Nothing => return Ok(None),
+                Committed::Unstable => self.fence_open_writers(origin)?,
             }
-            late(deadline, || format!("the committed offset of {topic} does not become stable"))?;
+            self.late(deadline, || format!("the committed offset of {topic} does not become stable"))?;
         }
     }
 
@@ -133,11 +116,11 @@ impl<A: Application> Takeover<'_, A> {
         deadline: Instant,
     ) -> Result<(A::State, Option<LedgerEntry>), TakeoverFault> {
         let mark = self.mark(ledger)?;
-        let first = Tail::open(self.kafka, &topics::uploads(origin), Isolation::Committed, Start::Earliest)?;
+        let first = self.kafka.reader(&topics::uploads(origin), Isolation::Committed, Start::Earliest)?;
         let mut state = self.application.blank(origin, first.position());
         let mut last = None;
-        let mut tail = Tail::open(self.kafka, ledger, Isolation::Committed, Start::Earliest)?;
-        let mut moved = Instant::now();
+        let mut tail = self.kafka.reader(ledger, Isolation::Committed, Start::Earliest)?;
+        let mut moved = self.kafka.now();
         while tail.position() < mark {
             let before = tail.position();
             if let Next::Record(record) = tail.next(Duration::from_millis(50))? {
@@ -152,23 +135,23 @@ impl<A: Application> Takeover<'_, A> {
                 last = Some(entry);
             }
             if tail.position() > before {
-                moved = Instant::now();
-            } else if moved.elapsed() > PATIENCE {
+                moved = self.kafka.now();
+            } else if self.kafka.now() - moved > PATIENCE {
                 self.fence_open_writers(origin)?;
-                moved = Instant::now();
+                moved = self.kafka.now();
             }
-            late(deadline, || format!("{ledger} can not be read to its end"))?;
+            self.late(deadline, || format!("{ledger} can not be read to its end"))?;
         }
         Ok((state, last))
     }
 
     /// How far a topic has to be read so that nothing is missed that was written before the committed offset.
-    fn mark(&self, topic: &str) -> Result<i64, KafkaError> {
+    fn mark(&self, topic: &str) -> Result<i64, Fault> {
         // guard: the end as an uncommitted reader sees it. The committed end may lie before an entry whose offset is
         // committed already.
         let isolation =
             if guard::stands("guard-mark") { Isolation::Uncommitted } else { Isolation::Committed };
-        Ok(Tail::open(self.kafka, topic, isolation, Start::End)?.position())
+        Ok(self.kafka.reader(topic, isolation, Start::End)?.position())
     }
 
     /// Finds the origin's last head: the one written with the last entry, or the last there is.
@@ -180,16 +163,16 @@ impl<A: Application> Takeover<'_, A> {
         deadline: Instant,
     ) -> Result<(A::State, Option<Head>), TakeoverFault> {
         let mark = self.mark(topics::HEADS)?;
-        let mut tail = Tail::open(self.kafka, topics::HEADS, Isolation::Committed, Start::Earliest)?;
+        let mut tail = self.kafka.reader(topics::HEADS, Isolation::Committed, Start::Earliest)?;
         let mut found: Option<Head> = None;
         // Other origins' transactions may hide the end: then the head that goes with the last entry is enough.
         let enough = |head: &Option<Head>| matches!((head, last), (Some(h), Some(entry)) if h.sequence == entry.sequence);
-        let mut moved = Instant::now();
-        while tail.position() < mark && !(enough(&found) && moved.elapsed() > PATIENCE) {
+        let mut moved = self.kafka.now();
+        while tail.position() < mark && !(enough(&found) && self.kafka.now() - moved > PATIENCE) {
             let before = tail.position();
             let next = tail.next(Duration::from_millis(50))?;
             if tail.position() > before {
-                moved = Instant::now();
+                moved = self.kafka.now();
             }
             if let Next::Record(record) = next
                 && record.key.as_deref() == Some(origin.as_str().as_bytes())
@@ -199,7 +182,7 @@ impl<A: Application> Takeover<'_, A> {
                 let head = self.codec.decode(value);
                 found = Some(head.map_err(|e| TakeoverFault::undecoded(topics::HEADS, offset, &e))?);
             }
-            late(deadline, || format!("{} can not be read to its end", topics::HEADS))?;
+            self.late(deadline, || format!("{} can not be read to its end", topics::HEADS))?;
         }
         self.application
             .restored(&mut state, found.as_ref(), last.is_none())
@@ -215,8 +198,7 @@ impl<A: Application> Takeover<'_, A> {
         decided: Option<i64>,
     ) -> Result<i64, TakeoverFault> {
         let topic = topics::uploads(origin);
-        let (earliest, end) =
-            Tail::open(self.kafka, &topic, Isolation::Uncommitted, Start::Earliest)?.bounds()?;
+        let (earliest, end) = self.kafka.reader(&topic, Isolation::Uncommitted, Start::Earliest)?.bounds()?;
         let next = match (committed, decided) {
             (Some(committed), Some(decided)) if committed == decided + 1 => committed,
             (None, Some(decided)) => decided + 1,
@@ -249,10 +231,10 @@ impl<A: Application> Takeover<'_, A> {
             return Ok(());
         }
         let ledger = topics::ledger(origin);
-        let stable = Tail::open(self.kafka, &ledger, Isolation::Committed, Start::End)?.position();
-        let mut open = Tail::open(self.kafka, &ledger, Isolation::Uncommitted, Start::Offset(stable))?;
+        let stable = self.kafka.reader(&ledger, Isolation::Committed, Start::End)?.position();
+        let mut open = self.kafka.reader(&ledger, Isolation::Uncommitted, Start::Offset(stable))?;
         let mut writers = std::collections::BTreeSet::new();
-        let give_up = Instant::now() + BROKER_TIMEOUT;
+        let give_up = self.kafka.now() + BROKER_TIMEOUT;
         loop {
             match open.next(Duration::from_millis(200))? {
                 Next::Record(record) => {
@@ -261,7 +243,7 @@ impl<A: Application> Takeover<'_, A> {
                     }
                 }
                 Next::End => break,
-                Next::Timeout if Instant::now() > give_up => break,
+                Next::Timeout if self.kafka.now() > give_up => break,
                 Next::Timeout => (),
             }
         }
@@ -269,14 +251,12 @@ impl<A: Application> Takeover<'_, A> {
         writers.remove(self.instance);
         for writer in writers {
             tracing::warn!(%origin, %writer, "an instance that does not own this origin left a transaction open: fencing it");
-            let producer: BaseProducer<Logged> =
-                self.kafka.transactional_config(&writer).create_with_context(Logged)?;
-            producer.init_transactions(BROKER_TIMEOUT)?;
+            self.kafka.writer(&writer)?.init(BROKER_TIMEOUT)?;
         }
         Ok(())
     }
-}
 
-fn late(deadline: Instant, what: impl FnOnce() -> String) -> Result<(), TakeoverFault> {
-    if Instant::now() > deadline { Err(TakeoverFault::Late(what())) } else { Ok(()) }
+    fn late(&self, deadline: Instant, what: impl FnOnce() -> String) -> Result<(), TakeoverFault> {
+        if self.kafka.now() > deadline { Err(TakeoverFault::Late(what())) } else { Ok(()) }
+    }
 }

@@ -1,16 +1,14 @@
 //! A consumer may keep up its heartbeats and get nothing any more. So where nothing has come for a while, the broker is
 //! asked whether there is nothing.
 
-use std::time::{Duration, Instant};
-
-use rdkafka::consumer::Consumer as _;
+use std::time::Duration;
 
 use keyferry_schemas::topics;
 
-use super::{Application, Origin, Phase, Session, StepFault};
+use super::{Application, Input, Log, Origin, Phase, Reader, Session, StepFault};
 use crate::{
-    kafka::{Isolation, Kafka},
-    tail::{Next, Start, Tail},
+    kafka::Isolation,
+    tail::{Next, Start},
 };
 
 /// After this much silence of an origin the broker is asked; after twice as much nothing is believed any more.
@@ -18,16 +16,17 @@ const DOUBT: Duration = Duration::from_secs(15);
 /// How long its answer may take: meanwhile nothing is decided.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl<A: Application> Session<'_, A> {
+impl<A: Application, L: Log> Session<'_, A, L> {
     /// Asks about the origin that has been silent for long, one at a time.
     pub(super) fn doubt(&mut self) -> Result<(), StepFault> {
+        let now = self.runner.kafka.now();
         let silent = |o: &Origin<A::State>| {
-            matches!(o.phase, Phase::Live(_)) && o.queue.is_empty() && o.heard.elapsed() > DOUBT
+            matches!(o.phase, Phase::Live(_)) && o.queue.is_empty() && now - o.heard > DOUBT
         };
         let Some((name, origin)) = self.origins.iter_mut().find(|(_, o)| silent(o)) else { return Ok(()) };
-        origin.heard = Instant::now();
+        origin.heard = now;
         let (topic, next) = (topics::uploads(*name), origin.next_offset);
-        match self.consumer.fetch_watermarks(&topic, 0, PROBE_TIMEOUT) {
+        match self.consumer.bounds(&topic, PROBE_TIMEOUT) {
             Ok((_, end)) => {
                 self.reachable = true;
                 // The end may lie behind markers, which are no records: another reader looks whether there is one. It may
@@ -41,7 +40,8 @@ impl<A: Application> Session<'_, A> {
             Err(e) => {
                 tracing::warn!(error = %e, "the broker does not answer");
                 self.reachable = false;
-                self.origins.values_mut().for_each(|o| o.heard = Instant::now());
+                let now = self.runner.kafka.now();
+                self.origins.values_mut().for_each(|o| o.heard = now);
             }
         }
         Ok(())
@@ -49,7 +49,7 @@ impl<A: Application> Session<'_, A> {
 }
 
 /// Whether a record can be read from `offset` on.
-fn is_there(kafka: &Kafka, topic: &str, offset: i64) -> bool {
-    let tail = Tail::open(kafka, topic, Isolation::Committed, Start::Offset(offset));
+fn is_there(kafka: &impl Log, topic: &str, offset: i64) -> bool {
+    let tail = kafka.reader(topic, Isolation::Committed, Start::Offset(offset));
     tail.and_then(|mut tail| tail.next(PROBE_TIMEOUT)).is_ok_and(|next| matches!(next, Next::Record(_)))
 }

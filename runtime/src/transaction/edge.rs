@@ -1,0 +1,292 @@
+//! The edge: what the loop asks of its log, asked of Kafka through rdkafka.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientContext, Message as _, Offset, TopicPartitionList,
+    config::RDKafkaLogLevel,
+    consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
+    types::RDKafkaRespErr,
+};
+
+use keyferry_schemas::{country::Country, topics};
+
+use super::{
+    Output,
+    assignment::Assignment,
+    fault::{Fault, Remedy, remedy},
+    log::{Committed, Input, Log, Offsets, Reader, Writer},
+};
+use crate::{
+    clients::{self, is_passing},
+    kafka::{Isolation, Kafka},
+    tail::{BROKER_TIMEOUT, Next, Record, Start, Tail},
+};
+
+impl Log for Kafka {
+    type Input = BaseConsumer<Assignment>;
+    type Writer = BaseProducer<Deliveries>;
+    type Reader = Tail;
+    type Offsets = clients::Reader;
+
+    fn input(&self) -> Result<Self::Input, Fault> {
+        Ok(self.group_consumer_config().create_with_context(Assignment::default())?)
+    }
+
+    fn writer(&self, transactional_id: &str) -> Result<Self::Writer, Fault> {
+        Ok(self.transactional_config(transactional_id).create_with_context(Deliveries::default())?)
+    }
+
+    fn reader(&self, topic: &str, isolation: Isolation, start: Start) -> Result<Tail, Fault> {
+        Ok(Tail::open(self, topic, isolation, start)?)
+    }
+
+    fn offsets(&self, isolation: Isolation) -> Result<clients::Reader, Fault> {
+        Ok(Self::reader(self, isolation)?)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn sleep(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        std::thread::spawn(work);
+    }
+}
+
+impl Input for BaseConsumer<Assignment> {
+    type Member = ConsumerGroupMetadata;
+
+    fn subscribe(&self) -> Result<(), Fault> {
+        Ok(Consumer::subscribe(self, &[topics::UPLOADS_PATTERN])?)
+    }
+
+    fn poll(&self, wait: Duration) -> Result<Option<(Country, Record)>, Fault> {
+        match BaseConsumer::poll(self, wait) {
+            None => Ok(None),
+            // The subscription names no other topics.
+            Some(Ok(message)) => Ok(topics::origin_of(message.topic()).map(|o| (o, Record::copy(&message)))),
+            Some(Err(e)) if is_passing(&e) => Ok(None),
+            Some(Err(e @ KafkaError::MessageConsumption(_))) if remedy(&e) == Remedy::Abort => {
+                tracing::error!(error = %e, "the input can not be read on");
+                Ok(None)
+            }
+            Some(Err(e)) => Err(e.into()),
+        }
+    }
+
+    fn assignment(&self) -> &Assignment {
+        self.context()
+    }
+
+    fn assignment_lost(&self) -> bool {
+        Consumer::assignment_lost(self)
+    }
+
+    fn member(&self) -> Option<ConsumerGroupMetadata> {
+        self.group_metadata()
+    }
+
+    fn seek(&self, topic: &str, offset: i64) -> Result<(), Fault> {
+        Ok(Consumer::seek(self, topic, 0, Offset::Offset(offset), BROKER_TIMEOUT)?)
+    }
+
+    fn resume(&self, topic: &str) -> Result<(), Fault> {
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition(topic, 0);
+        Ok(Consumer::resume(self, &partitions)?)
+    }
+
+    fn bounds(&self, topic: &str, timeout: Duration) -> Result<(i64, i64), Fault> {
+        Ok(self.fetch_watermarks(topic, 0, timeout)?)
+    }
+}
+
+impl ClientContext for Assignment {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        clients::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        clients::log_error(&error, reason);
+    }
+}
+
+impl ConsumerContext for Assignment {
+    /// Runs inside `poll`. No transaction is ever open then: one begins and ends between two polls.
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let assign = err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        let origins = partitions
+            .elements()
+            .into_iter()
+            .filter_map(|p| topics::origin_of(p.topic()))
+            .collect::<Vec<_>>();
+        if assign {
+            self.given(&origins);
+        } else {
+            self.taken(&origins);
+        }
+        let done = if assign {
+            // Where to begin is for the ledger to say, at the end of the take-over. Until then nothing is fetched.
+            let _ = partitions.set_all_offsets(Offset::End);
+            consumer.incremental_assign(partitions).and_then(|()| consumer.pause(partitions))
+        } else {
+            consumer.incremental_unassign(partitions)
+        };
+        match done {
+            Ok(()) => {
+                tracing::info!(assign, ?origins, "partitions {}", if assign { "assigned" } else { "revoked" })
+            }
+            Err(e) => tracing::error!(assign, ?origins, error = %e, "the rebalance failed"),
+        }
+    }
+}
+
+/// What could not be delivered, and why the first of it was not.
+#[derive(Default)]
+pub struct Deliveries {
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl Deliveries {
+    fn failed(&self) -> MutexGuard<'_, Option<KafkaError>> {
+        // Every change under this lock is one assignment.
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        clients::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        clients::log_error(&error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, record)) = result {
+            tracing::warn!(topic = record.topic(), %error, "a record was not delivered");
+            self.failed().get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+impl Writer for BaseProducer<Deliveries> {
+    type Member = ConsumerGroupMetadata;
+
+    fn init(&self, timeout: Duration) -> Result<(), Fault> {
+        Ok(self.init_transactions(timeout)?)
+    }
+
+    fn begin(&self) -> Result<(), Fault> {
+        *self.context().failed() = None;
+        Ok(self.begin_transaction()?)
+    }
+
+    fn send(&self, output: &Output) -> Result<(), Fault> {
+        let headers = output.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: value.as_deref() })
+        });
+        let mut record = BaseRecord::<[u8], [u8]>::to(&output.topic)
+            .partition(0)
+            .timestamp(output.timestamp.0)
+            .headers(headers);
+        (record.key, record.payload) = (output.key.as_deref(), output.value.as_deref());
+        loop {
+            match BaseProducer::send(self, record) {
+                Ok(()) => return Ok(()),
+                // Our own queue is full: let it drain.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), same)) => {
+                    record = same;
+                    self.poll(Duration::from_millis(1));
+                }
+                Err((e, _)) => return Err(e.into()),
+            }
+        }
+    }
+
+    fn in_flight(&self) -> i32 {
+        self.in_flight_count()
+    }
+
+    fn serve(&self, wait: Duration) {
+        self.poll(wait);
+    }
+
+    fn take_failed(&self) -> Option<Fault> {
+        self.context().failed().take().map(Fault::from)
+    }
+
+    fn send_offsets(&self, offsets: &[(String, i64)], member: &ConsumerGroupMetadata) -> Result<(), Fault> {
+        let mut list = TopicPartitionList::new();
+        for (topic, offset) in offsets {
+            list.add_partition_offset(topic, 0, Offset::Offset(*offset))?;
+        }
+        Ok(self.send_offsets_to_transaction(&list, member, BROKER_TIMEOUT)?)
+    }
+
+    fn commit(&self) -> Result<(), Fault> {
+        Ok(self.commit_transaction(BROKER_TIMEOUT)?)
+    }
+
+    fn abort(&self, timeout: Duration) -> Result<(), Fault> {
+        Ok(self.abort_transaction(timeout)?)
+    }
+}
+
+impl Reader for Tail {
+    fn next(&mut self, timeout: Duration) -> Result<Next, Fault> {
+        Ok(Self::next(self, timeout)?)
+    }
+
+    fn position(&self) -> i64 {
+        Self::position(self)
+    }
+
+    fn bounds(&self) -> Result<(i64, i64), Fault> {
+        Ok(Self::bounds(self)?)
+    }
+}
+
+impl Offsets for clients::Reader {
+    fn committed(&self, topic: &str, timeout: Duration) -> Result<Committed, Fault> {
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition(topic, 0);
+        match self.committed_offsets(partitions, timeout) {
+            Ok(offsets) => {
+                let found = offsets.find_partition(topic, 0).filter(|p| p.error().is_ok());
+                Ok(match found.map(|p| p.offset()) {
+                    Some(Offset::Offset(offset)) => Committed::At(offset),
+                    Some(Offset::Invalid) => Committed::Nothing,
+                    _ => Committed::Unstable,
+                })
+            }
+            Err(KafkaError::OffsetFetch(
+                RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::UnstableOffsetCommit
+                | RDKafkaErrorCode::RequestTimedOut,
+            )) => Ok(Committed::Unstable),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
