@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use keyferry_runtime::{
+    failpoint,
     http::{Access, ClientCertificate, Code, Problem, identify},
     producer::ProduceError,
 };
@@ -141,7 +142,9 @@ async fn submit(
         received_at: gateway.clock.now(),
     };
     // A broker that takes its time must not keep the client for longer than it was promised.
+    failpoint::pass("upload-read");
     let written = timeout_at(deadline, gateway.log.write(upload)).await;
+    failpoint::pass("upload-written");
     let written = written.unwrap_or_else(|_| Err(ProduceError::Unknown("no answer within the wait".into())));
     let of = match &written {
         Ok(offset) => {
@@ -164,6 +167,7 @@ async fn submit(
                 gateway.metrics.received(country);
             }
             gateway.metrics.decided(read.elapsed());
+            failpoint::pass("upload-decided");
             log(country, id, &decision);
             Ok(decision.response())
         }

@@ -14,6 +14,7 @@
 //! | [`outbound`] | requests to addresses that others name |
 //! | [`config`], [`exit`] | configuration files; exit codes |
 //! | [`telemetry`], [`metrics`], [`health`], [`admin`] | logs, metrics, liveness, the admin port |
+//! | [`failpoint`] | named places at which tests stop a process |
 //! | [`clock`], [`shutdown`] | the wall clock; the signal to stop |
 
 pub mod admin;
@@ -28,6 +29,7 @@ pub mod config;
 pub mod dependent;
 pub mod exit;
 mod expiry;
+pub mod failpoint;
 pub mod follow;
 pub mod health;
 pub mod http;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use tokio::sync::watch;
 
+use keyferry_runtime::failpoint;
 use keyferry_schemas::{batch::sha256, country::Country};
 
 use crate::{
@@ -129,9 +130,12 @@ impl Shelf {
     /// [`StoreError`].
     pub async fn append(&self, draft: &Draft) -> Result<Appended, StoreError> {
         let entry = &draft.sealed.entry;
+        failpoint::pass("append-begins");
         self.store.put(&data_path(self.country, &entry.data.name), draft.data.clone()).await?;
+        failpoint::pass("append-data");
         match self.store.create(&log_path(self.country, entry.number), draft.log.clone()).await? {
             Created::New => {
+                failpoint::pass("append-log");
                 self.advance(draft.sealed.clone());
                 Ok(Appended::Ours)
             }

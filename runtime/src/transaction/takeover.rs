@@ -76,7 +76,9 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
         let committed = self.committed_offset(origin, deadline)?;
         guard::pass("takeover-committed", self.instance);
         let (state, last) = self.read_ledger(origin, &ledger, deadline)?;
+        guard::pass("takeover-ledger", self.instance);
         let (state, head) = self.read_head(origin, state, last.as_ref(), deadline)?;
+        guard::pass("takeover-head", self.instance);
         let decided = last.as_ref().map(|e| e.source_offset).or(head.as_ref().map(|h| h.source_offset));
         let next_offset = self.agree(origin, committed, decided)?;
         // Checkpoints may name a later version than the last entry does.
