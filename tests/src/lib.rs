@@ -24,6 +24,7 @@
 //! | [`registry`] | a schema registry of a test's own |
 //! | [`role`] | the program in a role, in a process of its own |
 //! | [`service`] | distribution services in this process |
+//! | [`soak`] | the fault harness: real roles under load while things break, compared with a model |
 //! | [`subscriber`] | the subscriber in Python |
 //! | [`wait`] | waiting for what has to come about |
 
@@ -49,5 +50,6 @@ pub mod raw;
 pub mod registry;
 pub mod role;
 pub mod service;
+pub mod soak;
 pub mod subscriber;
 pub mod wait;
