@@ -1,11 +1,12 @@
-//! The embedded broker: a private single-node Apache Kafka for the demo and the tests.
+//! The embedded broker: a private Apache Kafka for the demo and the tests.
 //!
 //! A real broker, because only a real one shows what a transaction does: it runs from a folder of jars, in KRaft
 //! mode, on loopback only. It is a development feature (`embedded-broker`) and absent from the image. One replica
-//! proves nothing about durability.
+//! proves nothing about durability: for that a broker can be a [`Node`] of several.
 //!
 //! - [`Broker::builder`]: where the jars are, where data goes, which port, extra properties and listeners.
 //! - [`Broker::kill`] and [`Broker::start_again`]: a crash, and the same broker back on the same port and data.
+//! - [`Node`]: a broker as one of several, with an address of its own.
 //! - `config`: ports, `server.properties`, the folder of jars. The Java process is a [`Dependent`], which dies with us.
 //!
 //! Whatever happens to the process that started it (return, panic, `SIGKILL`), the broker and its temporary folder
@@ -14,11 +15,12 @@
 //! Everything here blocks its thread: in async code use `spawn_blocking`.
 
 mod config;
+mod error;
+mod node;
 
 use std::{
     collections::BTreeMap,
-    ffi::OsStr,
-    io,
+    ffi::OsString,
     net::TcpStream,
     path::{Path, PathBuf},
     thread,
@@ -32,9 +34,12 @@ use rdkafka::{
 };
 use tempfile::TempDir;
 
-pub use config::{default_jars, free_ports};
+pub use config::{cluster_id, default_jars, free_ports};
+pub use error::BrokerError;
+pub use node::Node;
 
 use crate::dependent::{Dependent, last_lines};
+use error::io_error;
 
 /// Quick to start rather than quick in the long run: C1 only and one collector thread, measured at 2.4 s instead of
 /// 3.3 s to ready on two cores.
@@ -57,52 +62,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How often a start is tried again when a port that was free is gone when Kafka binds it.
 const PORT_TRIES: usize = 5;
 
-/// Why the embedded broker could not be started or stopped. Each message is one line.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// The folder of jars does not exist or holds no Kafka.
-    #[error("no Kafka jars in {}: run `make setup`, or set KEYFERRY_KAFKA_JARS", .0.display())]
-    JarsMissing(PathBuf),
-    /// No Java runtime under `JAVA_HOME` or on the `PATH`.
-    #[error("java not found: install a Java runtime (17 or later), or set JAVA_HOME")]
-    JavaNotFound,
-    /// The port that was asked for is held by another process.
-    #[error("port {0} is taken by another process")]
-    PortTaken(u16),
-    /// Kafka ended before it was ready.
-    #[error("the broker died at start ({status}); {} says: {last_lines}", .log.display())]
-    Died {
-        /// Exit code or signal.
-        status: String,
-        /// The log, which is kept.
-        log: PathBuf,
-        /// The last errors in it, or its last lines.
-        last_lines: String,
-    },
-    /// Kafka runs, but did not answer a metadata request in time.
-    #[error("the broker was not ready after {after_s} s; see {}", .log.display())]
-    NotReady {
-        /// Seconds waited.
-        after_s: u64,
-        /// The log, which is kept.
-        log: PathBuf,
-    },
-    /// The operating system refused something.
-    #[error("{doing}: {source}")]
-    Io {
-        /// What was attempted.
-        doing: String,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-/// Makes `map_err` on an I/O result read well: `.map_err(io_error("write the properties"))`.
-fn io_error(doing: impl Into<String>) -> impl FnOnce(io::Error) -> BrokerError {
-    let doing = doing.into();
-    move |source| BrokerError::Io { doing, source }
-}
-
 /// What to start. Made by [`Broker::builder`].
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -112,6 +71,7 @@ pub struct Builder {
     listeners: Vec<(String, String)>,
     properties: BTreeMap<String, String>,
     jvm: Option<Vec<String>>,
+    node: Option<Node>,
 }
 
 impl Builder {
@@ -159,7 +119,15 @@ impl Builder {
         self
     }
 
-    /// Starts the broker and blocks until it answers a metadata request, 90 s at most.
+    /// Makes it one of several. Its port and its listeners are those of [`Node`] then.
+    #[must_use]
+    pub fn node(mut self, node: Node) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// Starts the broker and blocks until it answers a metadata request, 90 s at most. One of several answers once most
+    /// of them run: start them at the same time.
     ///
     /// # Errors
     /// Every kind of [`BrokerError`]. After [`BrokerError::Died`] and [`BrokerError::NotReady`] the log is kept,
@@ -190,8 +158,9 @@ impl Builder {
             temporary,
             fixed_port: self.listener_port,
             extra_listeners: self.listeners,
-            properties: self.properties,
+            properties: self.node.iter().flat_map(Node::properties).chain(self.properties).collect(),
             jvm: self.jvm.unwrap_or_else(|| JVM_FLAGS.map(str::to_owned).to_vec()),
+            node: self.node,
             ports: config::Ports::default(),
             bootstrap: String::new(),
             process: None,
@@ -226,6 +195,7 @@ pub struct Broker {
     extra_listeners: Vec<(String, String)>,
     properties: BTreeMap<String, String>,
     jvm: Vec<String>,
+    node: Option<Node>,
     ports: config::Ports,
     bootstrap: String,
     process: Option<Dependent>,
@@ -239,7 +209,7 @@ impl Broker {
         Builder::default()
     }
 
-    /// `127.0.0.1:port`, plain text, for `bootstrap.servers`. Stays the same over [`Broker::start_again`].
+    /// `address:port`, plain text, for `bootstrap.servers`. Stays the same over [`Broker::start_again`].
     #[must_use]
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap
@@ -270,6 +240,11 @@ impl Broker {
         self.process.as_ref().map(Dependent::pid)
     }
 
+    /// Whether Java runs: not after [`Broker::kill`], and not if it has ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|java| matches!(java.ended(), Ok(None)))
+    }
+
     /// Ends the broker as a crash would: `SIGKILL`, at once. Its data stays, for [`Broker::start_again`].
     ///
     /// # Errors
@@ -289,7 +264,7 @@ impl Broker {
     }
 
     /// Starts a broker that was killed or shut down, on the same ports and data. Blocks until it answers, 90 s at
-    /// most. Does nothing while it runs.
+    /// most. Does nothing while it runs. One that has ended by itself is to be killed first.
     ///
     /// # Errors
     /// [`BrokerError::PortTaken`] if another process took a port meanwhile, and all that a first start may meet.
@@ -310,18 +285,27 @@ impl Broker {
         let owned = self.temporary.as_ref().map(|folder| folder.path());
         let launch = |main: &[&str]| {
             let classes = self.jars.join("*");
-            let before = self.jvm.iter().map(OsStr::new).chain([OsStr::new("-cp"), classes.as_os_str()]);
-            let arguments = before.chain(main.iter().map(OsStr::new)).chain([properties.as_os_str()]);
-            Dependent::launch(&self.java, arguments, &self.log_path(), owned).map_err(io_error("start java"))
+            let (within, heap) = self.node.as_ref().map_or_else(Default::default, Node::launch);
+            let flags = self.jvm.iter().map(OsString::from).chain(heap);
+            let mut command = within.into_iter().chain([self.java.clone().into_os_string()]).chain(flags);
+            let program = command.next().map(PathBuf::from).unwrap_or_default();
+            let arguments = command
+                .chain([OsString::from("-cp"), classes.into_os_string()])
+                .chain(main.iter().map(OsString::from))
+                .chain([properties.clone().into_os_string()]);
+            Dependent::launch(&program, arguments, &self.log_path(), owned).map_err(io_error("start java"))
         };
-        if !self.root.join("data/meta.properties").exists() {
-            let cluster = config::random_cluster_id();
+        // What is mounted for a node alone can not be looked into from here: hence the mark.
+        let mark = self.root.join("formatted");
+        if !self.root.join("data/meta.properties").exists() && !mark.exists() {
+            let cluster = self.node.as_ref().map_or_else(cluster_id, |node| node.cluster.clone());
             let status = launch(&["kafka.tools.StorageTool", "format", "-t", &cluster, "-c"])?
                 .wait()
                 .map_err(io_error("wait for java"))?;
             if !status.success() {
                 return Err(self.died(status.to_string()));
             }
+            std::fs::write(&mark, cluster).map_err(io_error(format!("write {}", mark.display())))?;
         }
         let mut java = launch(&["kafka.Kafka"])?;
         self.await_ready(&mut java)?;
@@ -342,6 +326,11 @@ impl Broker {
     }
 
     fn choose_ports(&mut self) -> Result<(), BrokerError> {
+        if let Some(node) = &self.node {
+            // All ports are free where it lives.
+            self.bootstrap = node.bootstrap();
+            return Ok(());
+        }
         self.ports = config::Ports::choose(self.fixed_port, self.extra_listeners.len())?;
         self.bootstrap = format!("127.0.0.1:{}", self.ports.clients);
         Ok(())
@@ -350,7 +339,7 @@ impl Broker {
     /// Ready means: the node lists itself in its metadata, which KRaft does only once it is registered, caught up
     /// and unfenced; then topics can be made. An open port, or a log line, comes earlier.
     fn await_ready(&self, java: &mut Dependent) -> Result<(), BrokerError> {
-        let begun = Instant::now();
+        let (begun, id) = (Instant::now(), self.node.as_ref().map_or(1, |node| node.id));
         let mut client: Option<BaseConsumer> = None;
         while begun.elapsed() < START_LIMIT {
             if let Some(status) = java.ended().map_err(io_error("ask for java's status"))? {
@@ -366,7 +355,7 @@ impl Broker {
             }
             let metadata = client.as_ref().map(|c| c.fetch_metadata(None, Duration::from_secs(2)));
             if let Some(Ok(metadata)) = metadata
-                && !metadata.brokers().is_empty()
+                && metadata.brokers().iter().any(|broker| broker.id() == id)
             {
                 return Ok(());
             }

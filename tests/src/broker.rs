@@ -1,8 +1,8 @@
-//! One broker for all tests of a process, or of a whole run.
+//! One broker for all tests of a process, or of a whole run; and what a hub stands on.
 
 use std::sync::OnceLock;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, Result, anyhow};
 use keyferry_runtime::broker::Broker;
 
 /// Names a running broker (`host:port`) that tests use instead of starting their own. `with-broker` sets it.
@@ -25,6 +25,54 @@ pub fn shared_broker() -> anyhow::Result<&'static str> {
     match BROKER.get_or_init(|| Broker::builder().start().map_err(|error| error.to_string())) {
         Ok(broker) => Ok(broker.bootstrap_servers()),
         Err(error) => Err(anyhow!("{error}")),
+    }
+}
+
+/// What a hub stands on: a broker of its own, or brokers that others start and stop.
+pub struct Brokers {
+    bootstrap: String,
+    own: Option<Broker>,
+}
+
+impl Brokers {
+    /// Brokers that others start and stop.
+    #[must_use]
+    pub fn of_others(bootstrap: &str) -> Self {
+        Self { bootstrap: bootstrap.to_owned(), own: None }
+    }
+
+    /// For `bootstrap.servers`.
+    #[must_use]
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// The process id of the hub's own broker while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.own.as_ref().and_then(Broker::pid)
+    }
+
+    /// [`Broker::kill`] of the hub's own.
+    ///
+    /// # Errors
+    /// It has none, or it can not be signalled.
+    pub fn kill(&mut self) -> Result<()> {
+        Ok(self.own.as_mut().context("the brokers are not this hub's")?.kill()?)
+    }
+
+    /// [`Broker::start_again`] of the hub's own.
+    ///
+    /// # Errors
+    /// It has none, or it does not start.
+    pub fn start_again(&mut self) -> Result<()> {
+        Ok(self.own.as_mut().context("the brokers are not this hub's")?.start_again()?)
+    }
+}
+
+impl From<Broker> for Brokers {
+    fn from(own: Broker) -> Self {
+        Self { bootstrap: own.bootstrap_servers().to_owned(), own: Some(own) }
     }
 }
 

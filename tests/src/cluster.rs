@@ -1,10 +1,14 @@
 //! What operators, brokers and accidents do to topics and offsets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use keyferry_runtime::{kafka::Isolation, topics::list};
-use keyferry_schemas::topics;
+use anyhow::{Context, Result, ensure};
+use keyferry_runtime::{
+    kafka::Isolation,
+    tail::{Start, Tail},
+    topics::{TopicsConfig, apply, list},
+};
+use keyferry_schemas::{topics, world::World};
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::AdminOptions,
@@ -12,11 +16,39 @@ use rdkafka::{
 };
 
 use crate::{
+    broker::Brokers,
     hub::{Hub, block_on},
     wait::wait_until,
 };
 
 impl Hub {
+    /// A hub over brokers that others start and stop, its topics made by the program itself.
+    ///
+    /// # Errors
+    /// The brokers do not answer.
+    pub fn over(bootstrap: &str, world: World, topics: TopicsConfig) -> Result<Self> {
+        let hub = Self::bare(Brokers::of_others(bootstrap), world)?;
+        apply(&hub.kafka("test"), &hub.topics(), topics, false)?;
+        hub.publish()?;
+        Ok(hub)
+    }
+
+    /// Waits until no transaction hides records of a topic. One that a killed writer left open does so until the
+    /// broker ends it: its time-out of 10 s, and up to 10 s until the broker looks.
+    ///
+    /// # Errors
+    /// It is still open after 30 s.
+    pub fn settled(&self, topic: &str) -> Result<()> {
+        let end =
+            |isolation| anyhow::Ok(Tail::open(&self.kafka("test"), topic, isolation, Start::End)?.position());
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while end(Isolation::Committed)? < end(Isolation::Uncommitted)? {
+            ensure!(Instant::now() < give_up, "{topic} has a transaction that does not end");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// The offset that the processors' group has committed for an origin.
     ///
     /// # Errors

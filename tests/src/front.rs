@@ -37,13 +37,14 @@ pub struct Front {
     pub hub: Hub,
     /// The network document as both follow it.
     pub network: NetworkFeed,
+    /// Its processor, `p-0`.
+    pub processor: Processor,
     door: Door,
     runtime: Runtime,
     server: Server,
     gateway: Option<Gateway>,
     shutdown: Shutdown,
     client: Client,
-    _processor: Processor,
     _files: tempfile::TempDir,
 }
 
@@ -116,18 +117,7 @@ impl Front {
             .map_err(|e| anyhow::anyhow!("{e}"))?;
         let client = Client::builder().no_proxy().build()?;
         let gateway = Some(gateway);
-        Ok(Self {
-            hub,
-            network,
-            door,
-            runtime,
-            server,
-            gateway,
-            shutdown,
-            client,
-            _processor: processor,
-            _files: files,
-        })
+        Ok(Self { hub, network, processor, door, runtime, server, gateway, shutdown, client, _files: files })
     }
 
     /// Where the gateway listens.

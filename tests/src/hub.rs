@@ -40,10 +40,12 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
+use crate::broker::Brokers;
+
 /// A hub.
 pub struct Hub {
-    /// Its broker.
-    pub broker: Broker,
+    /// Its broker, or brokers.
+    pub broker: Brokers,
     /// The world it serves.
     pub world: World,
     /// Reads and writes its records.
@@ -79,15 +81,20 @@ impl Hub {
     /// # Errors
     /// The broker does not answer.
     pub fn on(broker: Broker, world: World, adapt: impl Fn(Topic) -> Topic) -> Result<Self> {
-        if std::env::var_os("KEYFERRY_LOG").is_some() {
-            telemetry::init(&LogConfig::default()).map_err(|e| anyhow::anyhow!("{e}"))?;
-        }
-        let producer = clients(broker.bootstrap_servers(), &[], "test").producer_config().create()?;
-        let hub = Self { broker, world, codec: Codec::single_object()?, producer };
-        let members = hub.world.nations.keys().flat_map(|c| topics::of_member(*c));
-        hub.create(topics::shared().into_iter().chain(members).map(adapt))?;
+        let hub = Self::bare(broker.into(), world)?;
+        hub.create(hub.topics().into_iter().map(adapt))?;
         hub.publish()?;
         Ok(hub)
+    }
+
+    pub(crate) fn bare(broker: Brokers, world: World) -> Result<Self> {
+        let producer = clients(broker.bootstrap_servers(), &[], "test").producer_config().create()?;
+        Ok(Self { broker, world, codec: Codec::single_object()?, producer })
+    }
+
+    pub(crate) fn topics(&self) -> Vec<Topic> {
+        let members = self.world.nations.keys().flat_map(|c| topics::of_member(*c));
+        topics::shared().into_iter().chain(members).collect()
     }
 
     /// Creates topics.
@@ -272,22 +279,6 @@ impl Hub {
         }
     }
 
-    /// Waits until no transaction hides records of a topic. One that a killed writer left open does so until the
-    /// broker ends it: its time-out of 10 s, and up to 10 s until the broker looks.
-    ///
-    /// # Errors
-    /// It is still open after 30 s.
-    pub fn settled(&self, topic: &str) -> Result<()> {
-        let end =
-            |isolation| anyhow::Ok(Tail::open(&self.kafka("test"), topic, isolation, Start::End)?.position());
-        let give_up = Instant::now() + Duration::from_secs(30);
-        while end(Isolation::Committed)? < end(Isolation::Uncommitted)? {
-            ensure!(Instant::now() < give_up, "{topic} has a transaction that does not end");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-
     /// The batches of a destination, each verified, their chains without a gap, and as the checkpoints state them.
     ///
     /// # Errors
@@ -379,6 +370,12 @@ pub struct Processor {
 }
 
 impl Processor {
+    /// Whether it has ended by itself, which no processor does unless an operator has to help.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Stops it in good order and returns how it ended.
     ///
     /// # Errors

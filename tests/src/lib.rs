@@ -26,6 +26,7 @@
 //! | [`service`] | distribution services in this process |
 //! | [`soak`] | the fault harness: real roles under load while things break, compared with a model |
 //! | [`subscriber`] | the subscriber in Python |
+//! | [`trio`] | a cluster of three brokers, and what can befall it |
 //! | [`wait`] | waiting for what has to come about |
 
 pub mod backend;
@@ -52,4 +53,5 @@ pub mod role;
 pub mod service;
 pub mod soak;
 pub mod subscriber;
+pub mod trio;
 pub mod wait;

@@ -3,9 +3,13 @@
 use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
+
+/// How long a broker may take for an answer. One that was cut off gives none.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes one record with one header to partition 0 of a topic, the header's name as it is given.
 ///
@@ -58,9 +62,30 @@ pub fn leave_group(bootstrap: &str, group: &str, member: &str) -> Result<()> {
     Ok(())
 }
 
+/// The node that leads the controllers of a cluster, as one of its brokers knows it; -1 if it knows of none.
+///
+/// # Errors
+/// The broker does not answer.
+pub fn controller(broker: &str) -> Result<i32> {
+    let topic = b"__cluster_metadata";
+    // Describe the quorum, version 0; the number of this request; no client id; nothing tagged.
+    let mut request = vec![0, 55, 0, 0, 0, 0, 0, 7, 255, 255, 0];
+    // One topic (lengths count from one), its name, one partition of it, its number; nothing tagged, three times.
+    request.extend([2, u8::try_from(topic.len() + 1)?]);
+    request.extend(topic);
+    request.extend([2, 0, 0, 0, 0, 0, 0, 0]);
+    let answer = ask(broker, &request)?;
+    // The number, nothing tagged, no error, one topic, its name, one partition, its number, no error: then the leader.
+    let at = 4 + 1 + 2 + 1 + 1 + topic.len() + 1 + 4 + 2;
+    ensure!(answer.get(5..7) == Some(&[0, 0]), "the broker answers {answer:?}");
+    let leader = answer.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+    leader.map(i32::from_be_bytes).ok_or_else(|| anyhow::anyhow!("the broker answers {answer:?}"))
+}
+
 /// Sends a request and returns the answer, both without their length.
 fn ask(bootstrap: &str, request: &[u8]) -> Result<Vec<u8>> {
-    let mut broker = TcpStream::connect(bootstrap)?;
+    let mut broker = TcpStream::connect_timeout(&bootstrap.parse()?, PATIENCE)?;
+    broker.set_read_timeout(Some(PATIENCE))?;
     broker.write_all(&i32::try_from(request.len())?.to_be_bytes())?;
     broker.write_all(request)?;
     let mut length = [0; 4];

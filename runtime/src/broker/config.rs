@@ -132,8 +132,10 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// What `StorageTool random-uuid` would print, without the second it takes to start Java: 16 bytes in base64url.
-pub(super) fn random_cluster_id() -> String {
+/// A new id for a cluster: what `StorageTool random-uuid` would print, without the second it takes to start Java. 16
+/// bytes in base64url.
+#[must_use]
+pub fn cluster_id() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let bits = (u128::from(random()) << 64) | u128::from(random());
     // 21 digits of 6 bits carry 126 bits; the last holds two bits and four of padding, zero. It never starts with
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn a_cluster_id_is_22_characters_of_base64url() {
         for _ in 0..1000 {
-            let id = random_cluster_id();
+            let id = cluster_id();
             assert_eq!(id.len(), 22, "{id}");
             assert!(id.ends_with(['A', 'Q', 'g', 'w']) && !id.starts_with('-'), "{id}");
         }
