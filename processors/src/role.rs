@@ -32,13 +32,16 @@ use crate::{
     checkpoint::checkpoints,
     fingerprint::{Secret, Secrets},
     metrics::PipelineMetrics,
-    pipeline::{NoSigningKey, Source, Stage, Step, Tools, step},
+    pipeline::{NoSigningKey, Prepared, Source, Stage, Step, Tools, decide, prepare},
     sign::Signer,
     state::OriginState,
 };
 
 /// A processor that neither advances nor turns for this long is dead.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+/// Most threads that look at uploads ahead: beyond the cores of a large machine they only take memory.
+const MAX_THREADS: usize = 256;
 
 /// What the names of the headers begin with that a rejected record is given.
 const ERRORS: &str = "__keyferry.errors.";
@@ -58,6 +61,9 @@ pub struct ProcessConfig {
     /// How often the chains of each origin are stated in checkpoints, in seconds; 3600 unless told.
     #[serde(default = "ProcessConfig::default_checkpoint_interval_s")]
     pub checkpoint_interval_s: u32,
+    /// Threads that look at uploads ahead of their turn: as many as there are cores, unless told; below two none.
+    #[serde(default)]
+    pub threads: Option<usize>,
 }
 
 /// A signing key: its name in the network document, and its file.
@@ -99,6 +105,9 @@ impl Check for ProcessConfig {
         }
         if !(1..=86_400).contains(&self.checkpoint_interval_s) {
             faults.add("checkpoint_interval_s", "is not 1 to 86400");
+        }
+        if self.threads.is_some_and(|n| n > MAX_THREADS) {
+            faults.add("threads", format!("is more than {MAX_THREADS}"));
         }
         if let Some(Err(e)) = self.previous_fingerprint_secret.as_ref().map(SecretFile::load) {
             faults.add("previous_fingerprint_secret.file", e);
@@ -221,6 +230,7 @@ pub struct Stream {
 
 impl Application for Pipeline {
     type State = Stream;
+    type Prepared = Prepared;
 
     fn blank(&self, origin: Country, first_offset: i64) -> Stream {
         Stream { state: OriginState::new(origin, first_offset), decided: Vec::new() }
@@ -243,16 +253,20 @@ impl Application for Pipeline {
         Ok(())
     }
 
+    fn prepare(&self, origin: Country, record: &Record, network: &Network) -> Result<Prepared, String> {
+        Ok(prepare(self.source(record)?, origin, network, &self.tools))
+    }
+
     fn step(
         &self,
         stream: &mut Stream,
         record: &Record,
+        prepared: &Prepared,
         attempt: u32,
         network: &Network,
         outputs: &mut Vec<Output>,
     ) -> Result<(), String> {
-        let source = self.source(record)?;
-        let step = step(&mut stream.state, source, network, &self.tools).map_err(|e| e.to_string())?;
+        let step = decide(&mut stream.state, prepared, network, &self.tools).map_err(|e| e.to_string())?;
         self.outputs(stream.state.origin(), record, attempt, &step, outputs);
         stream.decided.push(step.entry);
         Ok(())
@@ -352,6 +366,7 @@ pub fn run(
         document.iter().flat_map(|n| n.countries().filter(|c| n.state(*c, now) != MemberState::Left));
     kafka.insist_on([topics::HEADS.to_owned(), topics::REJECTS.to_owned()])?;
     kafka.insist_on(members.flat_map(topics::of_member).map(|topic| topic.name))?;
+    let settings = Settings::new(&config.transactional_id);
     let runner = Runner {
         application: Arc::new(Pipeline::new(config.tools()?, codec.clone())?),
         kafka,
@@ -359,7 +374,8 @@ pub fn run(
         network,
         settings: Settings {
             checkpoint_interval: Some(Duration::from_secs(config.checkpoint_interval_s.into())),
-            ..Settings::new(&config.transactional_id)
+            threads: config.threads.unwrap_or(settings.threads),
+            ..settings
         },
         clock: Arc::new(SystemClock),
         beat: health.component("transactions", MAX_SILENCE),

@@ -14,6 +14,7 @@ use super::{
     assignment::Generation,
     guard,
     log::Log,
+    prepare::{Pending, Preparation},
     runner::Runner,
     step::{Consumed, StepFault, Transaction},
 };
@@ -23,11 +24,13 @@ use crate::tail::Record;
 const CHECKPOINT_PAUSE_MS: i64 = 60_000;
 
 /// An origin that is assigned to this instance.
-pub(super) struct Origin<S> {
+pub(super) struct Origin<A: Application> {
     pub generation: Generation,
-    pub phase: Phase<S>,
+    pub phase: Phase<A::State>,
     /// Read and not committed, in order: its head is where the group's committed offset stands.
-    pub queue: VecDeque<Queued>,
+    pub queue: VecDeque<Queued<A>>,
+    /// How many of them are being prepared, or were.
+    pub begun: usize,
     /// Offset of the next record to be read.
     pub next_offset: i64,
     /// When a record came, or there was known to be none.
@@ -38,13 +41,14 @@ pub(super) struct Origin<S> {
     pub patience: Millis,
 }
 
-impl<S> Origin<S> {
+impl<A: Application> Origin<A> {
     /// An origin that was just assigned.
     pub fn assigned(generation: Generation, now: Instant) -> Self {
         Self {
             generation,
             phase: Phase::Restoring,
             queue: VecDeque::new(),
+            begun: 0,
             next_offset: 0,
             heard: now,
             missed: None,
@@ -55,7 +59,13 @@ impl<S> Origin<S> {
     /// Takes over a record that was read.
     pub fn push(&mut self, record: Record, now: Instant) {
         (self.next_offset, self.heard) = (record.offset + 1, now);
-        self.queue.push_back(Queued { record, network: None, attempts: 0 });
+        self.queue.push_back(Queued { record, prepared: None, network: None, attempts: 0 });
+    }
+
+    /// Takes out what is committed; returns its bytes.
+    pub fn done(&mut self, count: usize) -> usize {
+        self.begun = self.begun.saturating_sub(count);
+        self.queue.drain(..count).map(|q| q.record.size()).sum()
     }
 }
 
@@ -68,8 +78,10 @@ pub(super) enum Phase<S> {
 }
 
 /// A record that waits for its decision.
-pub(super) struct Queued {
+pub(super) struct Queued<A: Application> {
     pub record: Record,
+    /// What is found out about it ahead; used by its first attempt.
+    pub prepared: Option<Pending<A::Prepared>>,
     /// The version under which a first attempt decided: another attempt uses the same.
     pub network: Option<Arc<Network>>,
     /// How often it was decided already, and the transaction aborted.
@@ -80,8 +92,9 @@ pub(super) struct Queued {
 /// also when sending fails. `turn` says who goes first.
 pub(super) fn decide<A: Application, L: Log>(
     runner: &Runner<A, L>,
+    preparation: &Preparation<A>,
     transaction: &Transaction<'_, L>,
-    origins: &mut BTreeMap<Country, Origin<A::State>>,
+    origins: &mut BTreeMap<Country, Origin<A>>,
     turn: usize,
     counts: &mut BTreeMap<Country, usize>,
 ) -> Result<Vec<Consumed>, StepFault> {
@@ -99,7 +112,13 @@ pub(super) fn decide<A: Application, L: Log>(
         let Some(queued) = queue.get_mut(*done) else { continue };
         let network = queued.network.clone().unwrap_or_else(|| Arc::clone(&current));
         let attempt = queued.attempts + 1;
-        if let Err(why) = runner.application.step(state, &queued.record, attempt, &network, &mut outputs) {
+        let step = preparation.take(name, queued, &network).and_then(|prepared| {
+            let record = &queued.record;
+            runner.application.step(state, record, &prepared, attempt, &network, &mut outputs)?;
+            preparation.discard(prepared);
+            Ok(())
+        });
+        if let Err(why) = step {
             tracing::error!(origin = %name, offset = queued.record.offset, reason = %why, "an upload can not be decided now");
             continue;
         }
@@ -116,6 +135,7 @@ pub(super) fn decide<A: Application, L: Log>(
             break;
         }
         waiting.push_back(name);
+        preparation.ahead(origins, Some(&current));
     }
     finish(runner, transaction, &current, origins, counts)
 }
@@ -125,7 +145,7 @@ fn finish<A: Application, L: Log>(
     runner: &Runner<A, L>,
     transaction: &Transaction<'_, L>,
     network: &Network,
-    origins: &mut BTreeMap<Country, Origin<A::State>>,
+    origins: &mut BTreeMap<Country, Origin<A>>,
     counts: &BTreeMap<Country, usize>,
 ) -> Result<Vec<Consumed>, StepFault> {
     let now = runner.clock.now();

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `runner` | the loop: poll, take over, transact; the remedies meet here. `doubt`: whether silence is silence |
 //! | `assignment` | which partitions are ours, by the callbacks of the consumer group |
+//! | `prepare` | what needs no state is done ahead, by other threads |
 //! | `decide` | what happens inside one transaction: origins in turn |
 //! | `step` | how a transaction begins and ends: between two polls |
 //! | `takeover` | restoring an origin's state before its first step |
@@ -21,6 +22,7 @@ mod fault;
 mod guard;
 pub mod log;
 mod metrics;
+mod prepare;
 mod runner;
 mod step;
 mod takeover;
@@ -67,6 +69,9 @@ pub trait Application: Send + Sync + 'static {
     /// What it remembers of one origin.
     type State: Send + 'static;
 
+    /// What it can tell of a record without the state of its origin.
+    type Prepared: Send + 'static;
+
     /// The state of an origin before its first upload, which will stand at `first_offset`.
     fn blank(&self, origin: Country, first_offset: i64) -> Self::State;
 
@@ -87,6 +92,13 @@ pub trait Application: Send + Sync + 'static {
         ledger_is_empty: bool,
     ) -> Result<(), String>;
 
+    /// Does the part of [`Self::step`] that needs no state, under the version of the network document that is the latest
+    /// now. Runs ahead, in any thread and any order; what it returns may be thrown away and made again.
+    ///
+    /// # Errors
+    /// It can not be done now, in one line.
+    fn prepare(&self, origin: Country, record: &Record, network: &Network) -> Result<Self::Prepared, String>;
+
     /// Decides about one record, for the `attempt`th time, counted from 1. Changes stay pending until [`Self::settle`].
     ///
     /// # Errors
@@ -95,6 +107,7 @@ pub trait Application: Send + Sync + 'static {
         &self,
         state: &mut Self::State,
         record: &Record,
+        prepared: &Self::Prepared,
         attempt: u32,
         network: &Network,
         outputs: &mut Vec<Output>,
@@ -133,10 +146,12 @@ pub struct Settings {
     pub max_output_bytes: usize,
     /// How often the chains of each origin are stated, also when nothing flows; `None` for never.
     pub checkpoint_interval: Option<Duration>,
+    /// Threads that prepare uploads ahead of their turn; below two the loop does it itself.
+    pub threads: usize,
 }
 
 impl Settings {
-    /// 100 ms, 32 MB, no checkpoints.
+    /// 100 ms, 32 MB, no checkpoints, a thread for each core.
     #[must_use]
     pub fn new(transactional_id: impl Into<String>) -> Self {
         Self {
@@ -144,6 +159,7 @@ impl Settings {
             max_duration: Duration::from_millis(100),
             max_output_bytes: 32 << 20,
             checkpoint_interval: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
 }

@@ -22,6 +22,7 @@ use super::{
     guard,
     log::{Input, Log, Reader, Writer},
     metrics::TransactionMetrics,
+    prepare::Preparation,
     step::{StepFault, Transaction},
     takeover::{Restored, Takeover, TakeoverFault},
 };
@@ -74,6 +75,7 @@ impl<A: Application, L: Log> Runner<A, L> {
     /// at the start.
     pub fn run(self, shutdown: &Shutdown) -> Result<(), Fatal> {
         let metrics = TransactionMetrics::register()?;
+        let preparation = Preparation::start(&self.application, self.settings.threads);
         let mut first = true;
         while !shutdown.is_tripped() {
             let clients = match self.connect(first) {
@@ -89,6 +91,7 @@ impl<A: Application, L: Log> Runner<A, L> {
             let (sender, receiver) = channel();
             let mut session = Session {
                 runner: &self,
+                preparation: &preparation,
                 consumer: clients.0,
                 producer: clients.1,
                 origins: BTreeMap::new(),
@@ -137,9 +140,10 @@ impl<A: Application, L: Log> Runner<A, L> {
 /// One life of a pair of clients.
 struct Session<'a, A: Application, L: Log> {
     runner: &'a Runner<A, L>,
+    preparation: &'a Preparation<A>,
     consumer: L::Input,
     producer: L::Writer,
-    origins: BTreeMap<Country, Origin<A::State>>,
+    origins: BTreeMap<Country, Origin<A>>,
     buffered: usize,
     /// Whether the broker answered when it was last asked.
     reachable: bool,
@@ -158,6 +162,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
             self.gather()?;
             self.follow_assignment();
             self.finish_takeovers()?;
+            self.preparation.ahead(&mut self.origins, self.runner.network.current().as_ref());
             self.doubt()?;
             let live = self.origins.values().all(|o| matches!(o.phase, Phase::Live(_)));
             let joined = self.consumer.assignment().has_joined();
@@ -273,7 +278,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
 
     fn checkpoints_are_due(&self) -> bool {
         let now = self.runner.clock.now();
-        let due = |o: &Origin<A::State>| match &o.phase {
+        let due = |o: &Origin<A>| match &o.phase {
             Phase::Live(state) => self.runner.is_due(state, o.patience, now),
             _ => false,
         };
@@ -295,7 +300,8 @@ impl<A: Application, L: Log> Session<'_, A, L> {
         // Whoever came first in this transaction comes last in the next.
         self.turn = self.turn.wrapping_add(1);
         let mut counts = BTreeMap::new();
-        let decided = decide(runner, &transaction, &mut self.origins, self.turn, &mut counts);
+        let decided =
+            decide(runner, self.preparation, &transaction, &mut self.origins, self.turn, &mut counts);
         let deciding = runner.kafka.now() - started;
         let result =
             decided.and_then(|consumed| transaction.commit(&consumed).map(|()| !consumed.is_empty()));
@@ -306,7 +312,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
                 runner.application.settle(state, committed);
             }
             if committed {
-                self.buffered -= slot.queue.drain(..count).map(|q| q.record.size()).sum::<usize>();
+                self.buffered -= slot.done(count);
             }
         }
         match result {

@@ -20,9 +20,8 @@ impl<A: Application, L: Log> Session<'_, A, L> {
     /// Asks about the origin that has been silent for long, one at a time.
     pub(super) fn doubt(&mut self) -> Result<(), StepFault> {
         let now = self.runner.kafka.now();
-        let silent = |o: &Origin<A::State>| {
-            matches!(o.phase, Phase::Live(_)) && o.queue.is_empty() && now - o.heard > DOUBT
-        };
+        let silent =
+            |o: &Origin<A>| matches!(o.phase, Phase::Live(_)) && o.queue.is_empty() && now - o.heard > DOUBT;
         let Some((name, origin)) = self.origins.iter_mut().find(|(_, o)| silent(o)) else { return Ok(()) };
         origin.heard = now;
         let (topic, next) = (topics::uploads(*name), origin.next_offset);
