@@ -25,6 +25,7 @@
 //! | [`role`] | the program in a role, in a process of its own |
 //! | [`service`] | distribution services in this process |
 //! | [`soak`] | the fault harness: real roles under load while things break, compared with a model |
+//! | [`sim`] | the transaction loop over a simulated log, history after history |
 //! | [`subscriber`] | the subscriber in Python |
 //! | [`trio`] | a cluster of three brokers, and what can befall it |
 //! | [`wait`] | waiting for what has to come about |
@@ -52,6 +53,7 @@ pub mod registry;
 pub mod role;
 pub mod service;
 pub mod soak;
+pub mod sim;
 pub mod subscriber;
 pub mod trio;
 pub mod wait;
