@@ -1,6 +1,6 @@
 # The few commands there are. `make` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint fuzz bench
+.PHONY: help setup demo test lint fuzz soak bench simulate
 SHELL := /bin/bash
 # Tools that scripts/setup.sh built here.
 export PATH := $(PATH):$(CURDIR)/target/tools/bin
@@ -42,3 +42,7 @@ bench: setup ## Measure: table, and target/bench/summary.json (PARTS="processor 
 # Needs a nightly compiler and cargo-fuzz, which nothing else does. What fuzzing found is run by `make test`.
 fuzz: ## Feed the decoders garbage (TARGET=json SECONDS=60; all of them, a minute each, unless told)
 	@scripts/fuzz.sh "$(TARGET)" "$(SECONDS)"
+
+soak: setup ## Break everything for a while, and compare with a model (MINUTES=10 SEED=)
+	cargo build --workspace --all-features --bin soak --bin lone-role
+	target/debug/soak "$(or $(MINUTES),10)" "$(SEED)"

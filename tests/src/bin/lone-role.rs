@@ -20,9 +20,9 @@ fn main() -> Result<()> {
     for point in points::ALL {
         let (armed, stopped) = (folder.join("armed"), folder.join("stopped"));
         let stop = move || {
-            if fs::read_to_string(&armed).is_ok_and(|name| name == point) {
-                // Only once: whoever goes on is not held at the next turn.
-                let _ = fs::remove_file(&armed);
+            // Only once: whoever goes on is not held at the next turn. Whoever takes the file away has the say.
+            let told = fs::read_to_string(&armed).is_ok_and(|name| name == point);
+            if told && fs::remove_file(&armed).is_ok() {
                 let _ = fs::write(&stopped, point);
                 let _ = kill_process(getpid(), Signal::STOP);
             }

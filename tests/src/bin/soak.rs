@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,18 @@ use keyferry_tests::soak::{Places, Report, fault, folder, round};
 const ROUND: Duration = Duration::from_secs(240);
 
 #[expect(clippy::print_stdout, reason = "its report is what it is for")]
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(difference) => {
+            println!("{difference:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "its report is what it is for")]
+fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1).filter(|a| !a.is_empty());
     let minutes: u64 = arguments.next().unwrap_or("10".into()).parse().context("soak MINUTES [SEED]")?;
     let seed = match arguments.next() {

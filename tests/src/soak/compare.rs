@@ -49,6 +49,8 @@ pub(super) struct Judged {
     pub decision: Decision,
     entry: LedgerEntry,
     signature: Bytes,
+    /// SHA-256 of the whole record.
+    record: Hash,
 }
 
 /// What makes an upload that upload.
@@ -85,6 +87,7 @@ pub fn compare(scene: &Scene, load: &Load) -> Result<Compared> {
         }
         judged.insert(origin, all);
     }
+    rejects(scene, judged.values().flatten()).context("rejects")?;
     for destination in COUNTRIES {
         let of = expected.remove(destination).unwrap_or_default();
         let batches =
@@ -131,7 +134,8 @@ fn judge(scene: &Scene, origin: &str, journal: &[Sent]) -> Result<Vec<Judged>> {
         );
         let document = versions.get(&entry.network_version).context("a version that was never published")?;
         let decision = stream.decide(&sent.ready.upload, record.offset, entry.now.timestamp(), document);
-        judged.push(Judged { name, decision, entry, signature: upload.batch_signature });
+        let hash = sha256(record.value.as_deref().unwrap_or_default());
+        judged.push(Judged { name, decision, entry, signature: upload.batch_signature, record: hash });
     }
     Ok(judged)
 }
@@ -170,6 +174,21 @@ fn ledger(entry: &LedgerEntry, model: &Decision) -> Result<()> {
         entry.withheld.iter().map(|w| (w.destination.as_str(), w.reason.as_str(), w.keys as usize)).collect();
     let kept: Vec<_> = model.withheld.iter().map(|(to, why, n)| (to.as_str(), *why, *n)).collect();
     same("keys withheld", &withheld, &kept)
+}
+
+/// Every record that was rejected stands on the topic for that once, untouched, and no other.
+fn rejects<'j>(scene: &Scene, judged: impl Iterator<Item = &'j Judged>) -> Result<()> {
+    scene.hub.settled(topics::REJECTS)?;
+    let mut left = BTreeMap::<Hash, i64>::new();
+    for one in judged.filter(|j| j.decision.outcome == "REJECTED") {
+        *left.entry(one.record).or_default() += 1;
+    }
+    for record in scene.hub.records(topics::REJECTS, Isolation::Committed)? {
+        *left.entry(sha256(record.value.as_deref().unwrap_or_default())).or_default() -= 1;
+    }
+    let (missing, surplus) =
+        (left.values().filter(|n| **n > 0).count(), left.values().filter(|n| **n < 0).count());
+    same("missing and surplus", &(missing, surplus), &(0, 0))
 }
 
 /// Also for what may not be shown: keys are counted, and never printed.

@@ -342,14 +342,29 @@ impl Slot {
     /// Waits until it stands at its point; `false` if it does not come by within this time, and then it goes on.
     pub fn await_stopped(&mut self, limit: Duration) -> bool {
         let begun = Instant::now();
-        let stopped = self.folder.join("stopped");
-        while !stopped.exists() && begun.elapsed() < limit {
+        let (armed, stopped) = (self.folder.join("armed"), self.folder.join("stopped"));
+        // Whoever takes the file away has the say: it is stopping, or it will not.
+        while !stopped.exists() && (begun.elapsed() < limit || fs::remove_file(&armed).is_err()) {
+            if begun.elapsed() > 2 * limit {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = fs::remove_file(self.folder.join("armed"));
         self.frozen = stopped.exists();
+        // It says so first: a signal that comes before it stands would not wake it.
+        while self.frozen && begun.elapsed() < PATIENCE && !self.stands() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         let _ = fs::remove_file(stopped);
         self.frozen
+    }
+
+    /// Whether it stands still or is gone, as the system says.
+    fn stands(&self) -> bool {
+        let Some(process) = &self.process else { return true };
+        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap_or_default();
+        // The name of the program is in brackets, the state behind it.
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with(['T', 'Z']))
     }
 
     /// Sends it a signal.
