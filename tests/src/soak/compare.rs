@@ -53,6 +53,9 @@ pub(super) struct Judged {
     record: Hash,
 }
 
+/// What one country has to receive, by origin: each parcel with the place of its upload.
+type Expected = BTreeMap<&'static str, Vec<(Parcel, usize)>>;
+
 /// What makes an upload that upload.
 pub(super) type Name = (String, Hash, Hash);
 
@@ -66,7 +69,7 @@ pub(super) fn name(tag: &str, body: &[u8], signature: &[u8]) -> Name {
 /// The first difference.
 pub fn compare(scene: &Scene, load: &Load) -> Result<Compared> {
     let mut compared = Compared::default();
-    let mut expected: BTreeMap<&str, BTreeMap<&str, Vec<(Parcel, usize)>>> = BTreeMap::new();
+    let mut expected = BTreeMap::<&str, Expected>::new();
     let mut judged = BTreeMap::new();
     for origin in COUNTRIES {
         let journal = load.journal(origin);
@@ -201,7 +204,7 @@ fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: &T, model: &T) -> Res
 fn delivered(
     scene: &Scene,
     destination: &str,
-    expected: &BTreeMap<&str, Vec<(Parcel, usize)>>,
+    expected: &Expected,
     judged: &BTreeMap<&str, Vec<Judged>>,
 ) -> Result<Vec<SignedBatch>> {
     // What a killed processor left open hides batches for a while.

@@ -187,8 +187,8 @@ fn rejected(code: &'static str) -> Decision {
 /// Of a member and its certificates, at a time.
 #[must_use]
 pub fn state_of(member: &Member, now: Timestamp) -> MemberState {
-    let begun = member.states.iter().filter(|s| s.from <= now);
-    begun.last().map_or(MemberState::Pending, |s| s.state)
+    let mut begun = member.states.iter().filter(|s| s.from <= now);
+    begun.next_back().map_or(MemberState::Pending, |s| s.state)
 }
 
 fn refusal(upload: &Upload, sender: &Member, now: Timestamp) -> Option<&'static str> {
