@@ -149,7 +149,7 @@ impl Hub {
 
     fn delivered_all(&self, topic: &str) -> Result<()> {
         // Not `flush`, which looks only every 100 ms whether it is done.
-        let give_up = Instant::now() + Duration::from_secs(10);
+        let give_up = Instant::now() + Duration::from_secs(60);
         while self.producer.in_flight_count() > 0 {
             ensure!(Instant::now() < give_up, "{topic} takes no record");
             self.producer.poll(Duration::from_millis(1));
