@@ -5,11 +5,24 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`processor`], [`ceiling`] | the processor, and the bare loop that it is held against |
+//! | [`scale_out`] | one processor and two |
+//! | [`remembered`] | memory and restoration of keys that are remembered |
+//! | [`load`], [`instance`] | uploads made beforehand; processors in processes of their own |
+//! | [`progress`], [`usage`] | how far a group is; what processes and topics take |
 //! | [`report`] | the figures: a table for people, flat JSON for programs |
 //! | [`targets`] | what is to be reached |
 
+pub mod ceiling;
+pub mod instance;
+pub mod load;
+pub mod processor;
+pub mod progress;
+pub mod remembered;
 pub mod report;
+pub mod scale_out;
 pub mod targets;
+pub mod usage;
 
 use anyhow::{Result, bail};
 use keyferry_runtime::{
@@ -52,7 +65,11 @@ pub struct Part {
 }
 
 /// All parts, in the order in which they run.
-pub const PARTS: &[Part] = &[];
+pub const PARTS: &[Part] = &[
+    Part { name: "processor", run: processor::run },
+    Part { name: "scale_out", run: scale_out::run },
+    Part { name: "remembered", run: remembered::run },
+];
 
 /// The parts with these names, all of them if there is no name.
 ///

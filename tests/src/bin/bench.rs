@@ -5,12 +5,15 @@ use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context as _, Result, bail};
 use keyferry_tests::bench::{
-    Size, parts,
+    Size, instance, parts,
     report::{Report, read},
 };
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == instance::ARGUMENT).is_some() {
+        return instance::run(arguments);
+    }
     let (mut size, mut file, mut names) =
         (Size::Full, PathBuf::from("target/bench/summary.json"), Vec::new());
     while let Some(argument) = arguments.next() {
