@@ -3,17 +3,24 @@
 //! Everyone who verifies uses this: the distribution service, `keyferry verify`, and the tests.
 
 mod links;
+mod proofs;
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 pub use links::{Chains, Link};
+pub use proofs::Proofs;
+use proofs::{Claim, Types};
 
 use crate::{
     avro::Record,
     batch::{Level, MANIFEST_VERSION, Manifest, SignedBatch, manifest_signature_holds, sha256},
-    canonical::Canonical,
+    canonical::{base64_order, write_key},
     cms::Detached,
     country::Country,
     efgs::{self, DiagnosisKey, Encoding},
@@ -111,7 +118,8 @@ impl<N: std::borrow::Borrow<Network>> Networks for BTreeMap<i64, N> {
 pub struct VerifiedBatch {
     manifest: Manifest,
     hash: Hash,
-    keys: Vec<DiagnosisKey>,
+    keys: Bytes,
+    count: usize,
 }
 
 impl VerifiedBatch {
@@ -120,24 +128,45 @@ impl VerifiedBatch {
     /// # Errors
     /// The first [`Break`] found.
     pub fn verify(batch: &SignedBatch, networks: &impl Networks) -> Result<Self, Break> {
+        Self::judge(batch, networks, |_, manifest, network| content(batch, manifest, network))
+    }
+
+    /// The same for whoever serves several destinations: what was proven of these very keys before is not proven again.
+    /// Waits while another thread is about to prove it.
+    ///
+    /// # Errors
+    /// The first [`Break`] found.
+    pub fn verify_once(
+        batch: &SignedBatch,
+        networks: &impl Networks,
+        proofs: &Proofs,
+    ) -> Result<Self, Break> {
+        Self::judge(batch, networks, |claim, manifest, network| {
+            proofs.types(claim, batch, (manifest, network))
+        })
+    }
+
+    fn judge(
+        batch: &SignedBatch,
+        networks: &impl Networks,
+        prove: impl FnOnce(Claim, &Manifest, &Network) -> Result<Types, Break>,
+    ) -> Result<Self, Break> {
         let (manifest, network) = verify_sealed(batch, networks)?;
         if sha256(&batch.keys) != manifest.content {
             return Err(Break::Part("key bytes"));
         }
-        let keys =
-            efgs::decode(Encoding::Protobuf, batch.keys.clone()).map_err(|_| Break::Part("key bytes"))?;
         let count = usize::try_from(manifest.keys).unwrap_or(usize::MAX);
-        if keys.len() != count || batch.new.len() != count.div_ceil(8) {
+        if batch.new.len() != count.div_ceil(8) {
             return Err(Break::Part("number of keys"));
         }
-        let home = network.resolve(manifest.origin);
-        if keys.iter().any(|k| !k.origin.parse().is_ok_and(|c| network.resolve(c) == home)) {
-            return Err(Break::Part("origin of a key"));
+        if batch.origin_signature.is_some() != (manifest.level == Level::Whole) {
+            return Err(Break::Part("level"));
         }
-        // Here the keys are at hand, so nothing of the terms is left open.
+        // Every part was held against its hash in the manifest: from here on the hashes stand for the parts.
+        let types = prove(Claim::of(&manifest, network), &manifest, network)?;
+        // Here the keys were at hand, so nothing of the terms is left open.
         let coverage = network.coverage(manifest.origin, manifest.destination, manifest.created_at);
-        let terms = coverage.filter(|c| keys.iter().all(|k| c.covers(k))).and_then(|c| c.terms(keys.iter()));
-        match terms {
+        match coverage.and_then(|c| c.terms_of_all(&types)) {
             Some((number, class)) if number == manifest.agreement => {
                 if class != manifest.data_class {
                     return Err(Break::DataClass);
@@ -145,21 +174,7 @@ impl VerifiedBatch {
             }
             _ => return Err(Break::Agreement(manifest.agreement)),
         }
-        let canonical = Canonical::of(&keys);
-        let signed = canonical.bytes();
-        if sha256(&signed) != manifest.canonical
-            || canonical.iter().enumerate().any(|(i, (index, _))| i != index)
-        {
-            return Err(Break::Part("canonical form"));
-        }
-        if batch.origin_signature.is_some() != (manifest.level == Level::Whole) {
-            return Err(Break::Part("level"));
-        }
-        let of_origin = batch.origin_signature.as_deref().unwrap_or_default();
-        if manifest.level == Level::Whole && !origin_holds(of_origin, &signed, &manifest, network) {
-            return Err(Break::Origin);
-        }
-        Ok(Self { hash: sha256(&batch.manifest), manifest, keys })
+        Ok(Self { hash: sha256(&batch.manifest), manifest, keys: batch.keys.clone(), count })
     }
 
     /// Its manifest.
@@ -174,11 +189,53 @@ impl VerifiedBatch {
         self.hash
     }
 
-    /// Its keys in canonical order.
+    /// How many keys it has.
     #[must_use]
-    pub fn keys(&self) -> &[DiagnosisKey] {
-        &self.keys
+    pub fn count(&self) -> usize {
+        self.count
     }
+
+    /// Its keys in canonical order. Decoded at each call: most who verify only pass them on.
+    #[must_use]
+    pub fn keys(&self) -> Vec<DiagnosisKey> {
+        // They were read before, or they would not be here.
+        efgs::decode(Encoding::Protobuf, self.keys.clone()).unwrap_or_default()
+    }
+}
+
+/// Proves what a manifest claims of the keys, all but the terms, which are a destination's own. The parts are those that
+/// its hashes name. Nothing counts here that is not in a [`Claim`].
+fn content(batch: &SignedBatch, manifest: &Manifest, network: &Network) -> Result<Types, Break> {
+    let keys = efgs::decode(Encoding::Protobuf, batch.keys.clone()).map_err(|_| Break::Part("key bytes"))?;
+    if Ok(keys.len()) != usize::try_from(manifest.keys) {
+        return Err(Break::Part("number of keys"));
+    }
+    let home = network.resolve(manifest.origin);
+    if keys.iter().any(|k| !k.origin.parse().is_ok_and(|c| network.resolve(c) == home)) {
+        return Err(Break::Part("origin of a key"));
+    }
+    let signed = in_order(&keys).filter(|signed| sha256(signed) == manifest.canonical);
+    let signed = signed.ok_or(Break::Part("canonical form"))?;
+    let of_origin = batch.origin_signature.as_deref().unwrap_or_default();
+    if manifest.level == Level::Whole && !origin_holds(of_origin, &signed, manifest, network) {
+        return Err(Break::Origin);
+    }
+    Ok(Arc::new(keys.iter().map(|k| k.report_type).collect::<BTreeSet<_>>()))
+}
+
+/// The canonical bytes of keys that stand in canonical order; `None` if they do not.
+fn in_order(keys: &[DiagnosisKey]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(keys.len() * 112);
+    let mut before = 0..0;
+    for key in keys {
+        let start = bytes.len();
+        write_key(key, &mut bytes);
+        if base64_order(&bytes[before], &bytes[start..]) == Ordering::Greater {
+            return None;
+        }
+        before = start..bytes.len();
+    }
+    Some(bytes)
 }
 
 /// Verifies all of a batch but its keys, which a store erases in time: the signature, the hashes of what is left, and

@@ -14,7 +14,7 @@ use keyferry_runtime::{
     clock::SharedClock, codec::Codec, exit::Fatal, health::Health, kafka::Kafka, network::NetworkFeed,
     shutdown::Shutdown,
 };
-use keyferry_schemas::{country::Country, network::MemberState, topics};
+use keyferry_schemas::{chain::Proofs, country::Country, network::MemberState, topics};
 
 use crate::{
     api::{Api, Shelves},
@@ -46,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) shelves: Shelves,
     pub(crate) metrics: Metrics,
     pub(crate) stop: Shutdown,
+    proofs: Arc<Proofs>,
     callbacks: Option<Callbacks>,
     workers: Mutex<BTreeMap<Country, Running>>,
 }
@@ -88,6 +89,7 @@ impl Distribution {
             shelves: Shelves::default(),
             metrics,
             stop: Shutdown::new(),
+            proofs: Arc::default(),
             callbacks,
             workers: Mutex::default(),
         });
@@ -204,6 +206,7 @@ impl Parts {
             shelf: Arc::clone(&shelf),
             codec: self.codec.clone(),
             feed: self.feed.clone(),
+            proofs: Arc::clone(&self.proofs),
             joining: self.config.joining(),
             clock: Arc::clone(&self.clock),
             beat: self.health.component(&topics::keys(country), MAX_SILENCE),

@@ -10,7 +10,7 @@ use keyferry_runtime::{codec::KeysRecord, network::Versions};
 use keyferry_schemas::{
     avro::{AvroError, Record as _},
     batch::{Checkpoint, Manifest, SignedBatch},
-    chain::{Break, Chains, Link, VerifiedBatch},
+    chain::{Break, Chains, Link, Proofs, VerifiedBatch},
     country::Country,
 };
 
@@ -130,28 +130,43 @@ impl Intake {
         }
     }
 
-    /// Verifies one record and keeps it if it is a batch. After an error nothing was kept.
+    /// Verifies one record and keeps it if it is a batch. After an error nothing was kept. `proofs` is what was proven for
+    /// other countries.
     ///
     /// # Errors
     /// [`ChainBreak`].
-    pub fn take(&mut self, offset: i64, record: &Read, networks: &Versions) -> Result<(), ChainBreak> {
+    pub fn take(
+        &mut self,
+        offset: i64,
+        record: &Read,
+        networks: &Versions,
+        proofs: &Proofs,
+    ) -> Result<(), ChainBreak> {
         if offset < self.position {
             return Ok(());
         }
-        let (origin, sequence) = record.names();
         let taken = match record {
             Read::Nothing => Err(Reason::Tombstone),
             Read::Garbage(e) => Err(Reason::Undecodable(e.clone())),
-            Read::Batch(batch) => self.batch(offset, batch, networks),
+            Read::Batch(batch) => self.batch(offset, batch, networks, proofs),
             Read::Checkpoint(checkpoint) => self.checkpoint(checkpoint, networks),
         };
-        taken.map_err(|reason| ChainBreak { offset, origin, sequence, reason })?;
+        taken.map_err(|reason| {
+            let (origin, sequence) = record.names();
+            ChainBreak { offset, origin, sequence, reason }
+        })?;
         self.position = offset + 1;
         Ok(())
     }
 
-    fn batch(&mut self, offset: i64, batch: &SignedBatch, networks: &Versions) -> Result<(), Reason> {
-        let verified = VerifiedBatch::verify(batch, networks)?;
+    fn batch(
+        &mut self,
+        offset: i64,
+        batch: &SignedBatch,
+        networks: &Versions,
+        proofs: &Proofs,
+    ) -> Result<(), Reason> {
+        let verified = VerifiedBatch::verify_once(batch, networks, proofs)?;
         let manifest = verified.manifest();
         if manifest.origin == self.destination {
             return Err(Reason::OwnKeys);
@@ -177,7 +192,7 @@ impl Intake {
                 .collect(),
             complete: self.complete,
             manifest: manifest.clone(),
-            keys: verified.keys().len(),
+            keys: verified.count(),
         });
         Ok(())
     }

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use keyferry_runtime::{
     clock::SharedClock, codec::Codec, health::Beat, network::NetworkFeed, shutdown::Shutdown, tail::Next,
 };
-use keyferry_schemas::avro::AvroError;
+use keyferry_schemas::{avro::AvroError, chain::Proofs};
 
 use crate::{
     intake::{Intake, Read},
@@ -48,6 +48,8 @@ pub struct Worker {
     pub codec: Codec,
     /// What it verifies against.
     pub feed: NetworkFeed,
+    /// What the workers of other countries have proven.
+    pub proofs: Arc<Proofs>,
     /// What it joins into one download batch.
     pub joining: Joining,
     /// For metrics, and for the end of a day.
@@ -151,7 +153,7 @@ impl Worker {
                             break;
                         }
                     }
-                    intake.take(record.offset, &read, &self.feed.versions())?;
+                    intake.take(record.offset, &read, &self.feed.versions(), &self.proofs)?;
                     self.beat.progress();
                     *heard = Heard::now();
                 }

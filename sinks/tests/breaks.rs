@@ -17,7 +17,7 @@ use common::{
 use keyferry_runtime::{codec::KeysRecord, health::Health};
 use keyferry_schemas::{
     batch::{Checkpoint, DataClass, Level, Manifest, SignedBatch, sha256},
-    chain::Break,
+    chain::{Break, Proofs},
 };
 use keyferry_sinks::intake::{ChainBreak, Intake, Read, Reason};
 use object_store::memory::InMemory;
@@ -34,7 +34,7 @@ fn checkpoint(checkpoint: &Checkpoint) -> Read {
 fn take(hub: &Hub, records: &[Read], gap: bool) -> (Intake, Option<ChainBreak>) {
     let mut intake = Intake::resume(cc("DE"), None, gap);
     for (offset, record) in records.iter().enumerate() {
-        if let Err(e) = intake.take(offset as i64, record, &hub.versions) {
+        if let Err(e) = intake.take(offset as i64, record, &hub.versions, &Proofs::default()) {
             return (intake, Some(e));
         }
     }

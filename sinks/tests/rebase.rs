@@ -8,7 +8,10 @@ use common::{
     flaky::{Creates, Odd},
 };
 use keyferry_runtime::codec::KeysRecord;
-use keyferry_schemas::batch::{Level, SignedBatch};
+use keyferry_schemas::{
+    batch::{Level, SignedBatch},
+    chain::Proofs,
+};
 use keyferry_sinks::{
     intake::{Accepted, Diverged, Intake, Read},
     joining::Joined,
@@ -23,7 +26,7 @@ fn intake(hub: &Hub, batches: &[&SignedBatch], head: Option<&Sealed>) -> Intake 
     let from = head.map_or(0, |h| h.entry.next_offset);
     for (i, batch) in batches.iter().enumerate() {
         let read = Read::of(Some(Ok(KeysRecord::Batch((*batch).clone()))));
-        intake.take(from + i as i64, &read, &hub.versions).unwrap();
+        intake.take(from + i as i64, &read, &hub.versions, &Proofs::default()).unwrap();
     }
     intake
 }
@@ -55,7 +58,7 @@ fn what_was_logged_is_dropped_and_the_rest_is_kept() {
     ours.rebase(&head).unwrap();
     for (offset, batch) in b.iter().enumerate().skip(1) {
         let read = Read::of(Some(Ok(KeysRecord::Batch(batch.clone()))));
-        ours.take(offset as i64, &read, &hub.versions).unwrap();
+        ours.take(offset as i64, &read, &hub.versions, &Proofs::default()).unwrap();
     }
     assert_eq!(sequences(&ours), [4]);
 }
@@ -122,7 +125,7 @@ fn no_more_than_a_thousand_uploads_are_joined() {
     };
     assert_eq!(joined(&waiting), (1000, true));
     let last = Read::of(Some(Ok(KeysRecord::Batch(b[1000].clone()))));
-    waiting.take(1000, &last, &hub.versions).unwrap();
+    waiting.take(1000, &last, &hub.versions, &Proofs::default()).unwrap();
     assert_eq!(joined(&waiting), (1000, true));
 }
 

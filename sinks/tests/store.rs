@@ -11,7 +11,10 @@ use common::{
     flaky::{Creates, Odd},
     instance::{Instance, List, tokio},
 };
-use keyferry_schemas::{chain::Break, time::Millis};
+use keyferry_schemas::{
+    chain::{Break, Proofs},
+    time::Millis,
+};
 use keyferry_sinks::{
     intake::{Intake, Read},
     joining::Joined,
@@ -218,8 +221,8 @@ fn a_complete_log_has_each_chain_from_its_first_batch_on() {
     let start = Read::Checkpoint(hub.checkpoint("FR", "DE", NOON));
     let second = Read::Batch(hub.batch("FR", "DE", 1, NOON));
     let mut intake = Intake::resume(cc("DE"), None, true);
-    intake.take(5, &start, &hub.versions).unwrap();
-    intake.take(6, &second, &hub.versions).unwrap();
+    intake.take(5, &start, &hub.versions, &Proofs::default()).unwrap();
+    intake.take(6, &second, &hub.versions, &Proofs::default()).unwrap();
     let draft = draft(cc("DE"), None, &Joined::next(&intake, None, 10).unwrap().batches).unwrap();
     let store = Store::over(Arc::new(InMemory::new()));
     let verify = |log: Bytes| {

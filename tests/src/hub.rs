@@ -311,8 +311,8 @@ impl Hub {
     pub fn delivered(&self, destination: &str) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::new();
         for (batch, verified) in self.batches(destination)? {
-            let new = verified.keys().iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
-            keys.extend(new.map(|(_, k)| k.key_data.to_vec()));
+            let all = verified.keys().into_iter().enumerate();
+            keys.extend(all.filter(|(i, _)| bit(&batch.new, *i)).map(|(_, k)| k.key_data.to_vec()));
         }
         Ok(keys)
     }

@@ -58,7 +58,7 @@ fn assert_once(hub: &Hub, origin: &str, n: usize) {
     for destination in hub.world.nations.keys().filter(|c| **c != origin) {
         let batches = hub.batches(destination.as_str()).unwrap();
         let own = batches.iter().filter(|(_, verified)| verified.manifest().origin == origin);
-        let keys: Vec<_> = own.flat_map(|(_, v)| v.keys().iter().map(|k| k.key_data.clone())).collect();
+        let keys: Vec<_> = own.flat_map(|(_, v)| v.keys().into_iter().map(|k| k.key_data)).collect();
         assert_eq!(keys.len(), n * KEYS, "{origin} to {destination}");
         assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), keys.len(), "{origin} to {destination}");
     }

@@ -190,7 +190,7 @@ fn check(history: &[Sent], invalid: InvalidKeys, restart_at: usize) {
         for (_, batch) in steps.iter().flat_map(|s| &s.batches).filter(|(d, _)| *d == destination) {
             let verified = VerifiedBatch::verify(batch, network.as_ref()).unwrap();
             chains.append(&verified).unwrap();
-            let new = verified.keys().iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
+            let new = verified.keys().into_iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
             delivered.push(new.map(|(_, k)| k.key_data.to_vec()).collect::<BTreeSet<_>>());
             if country == "FR" {
                 assert_eq!(verified.manifest().level, Level::Whole);

@@ -38,7 +38,16 @@ impl Coverage<'_> {
     /// Under which number and as which class of data these keys go out: the lowest number of the agreements that cover
     /// at least one of them, and pseudonymous if any of those says so. `None` if no agreement covers any.
     pub fn terms<'k>(&self, keys: impl Iterator<Item = &'k DiagnosisKey>) -> Option<(i32, DataClass)> {
-        let types: BTreeSet<i32> = keys.map(|k| k.report_type).collect();
+        self.terms_of(&keys.map(|k| k.report_type).collect())
+    }
+
+    /// The same of keys with these report types, if every one of them is covered; else `None`.
+    pub(crate) fn terms_of_all(&self, types: &BTreeSet<i32>) -> Option<(i32, DataClass)> {
+        let covered = types.iter().all(|t| self.agreements.iter().any(|a| a.covers(*t)));
+        if covered { self.terms_of(types) } else { None }
+    }
+
+    fn terms_of(&self, types: &BTreeSet<i32>) -> Option<(i32, DataClass)> {
         let mut applying = self.agreements.iter().filter(|a| types.iter().any(|t| a.covers(*t))).peekable();
         let number = applying.peek()?.id;
         let pseudonymous = applying.any(|a| a.data_class == DataClassName::Pseudonymous);

@@ -21,6 +21,7 @@ pub use document::*;
 pub use term::{CertificateState, RETIRING_MS, Term};
 
 use crate::{
+    batch::sha256,
     certificate::Certificate,
     cms::Detached,
     country::Country,
@@ -62,6 +63,8 @@ struct SigningKey {
 
 /// One version of the network document that a pinned trust anchor has signed.
 pub struct Network {
+    /// SHA-256 of all it was made from: the exact text, and the anchors that were pinned.
+    inputs: Hash,
     document: Document,
     members: BTreeMap<Country, usize>,
     certificates: Vec<Registered>,
@@ -107,7 +110,10 @@ impl Network {
         let document: Document =
             serde_saphyr::from_str(text).map_err(|e| UntrustedNetwork::Syntax(first_line(e.to_string())))?;
         let mut faults = check::check(&document);
+        let trusted = anchors.iter().map(Certificate::sha256);
+        let inputs: Vec<Hash> = std::iter::once(sha256(text.as_bytes())).chain(trusted).collect();
         let mut network = Self {
+            inputs: sha256(&inputs.concat()),
             members: document.members.iter().enumerate().map(|(i, m)| (m.country, i)).collect(),
             certificates: Vec::new(),
             left_out: Vec::new(),
@@ -153,6 +159,11 @@ impl Network {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.document.network
+    }
+
+    /// Two with the same are the same: SHA-256 of the exact text and of the anchors that it was read under.
+    pub(crate) fn inputs(&self) -> Hash {
+        self.inputs
     }
 
     /// Every member's country, in alphabetical order.

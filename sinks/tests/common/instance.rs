@@ -213,6 +213,7 @@ impl Instance {
             shelf: Arc::clone(&shelf),
             codec: terms.codec,
             feed: NetworkFeed::fixed(versions.clone()),
+            proofs: Arc::default(),
             joining: terms.joining,
             clock: terms.clock,
             beat: health.component(&topics::keys(shelf.country()), Duration::from_secs(60)),

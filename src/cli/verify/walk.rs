@@ -94,7 +94,7 @@ impl<'a> Walk<'a> {
             place: place.to_owned(),
             origin: origin.to_string(),
             sequence,
-            keys: u64::try_from(verified.keys().len()).unwrap_or(u64::MAX),
+            keys: u64::try_from(verified.count()).unwrap_or(u64::MAX),
             level: level(manifest.level),
             keys_present: true,
             origin_signature: origin_signature(level(manifest.level), true),

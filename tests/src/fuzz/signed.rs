@@ -53,7 +53,7 @@ fn hub_can_not_lie(batch: &SignedBatch) {
     let home = golden.network.resolve(manifest.origin);
     let own = |origin: &str| origin.parse().is_ok_and(|c| golden.network.resolve(c) == home);
     assert!(keys.iter().all(|k| own(&k.origin)), "keys of another origin");
-    let canonical = Canonical::of(keys);
+    let canonical = Canonical::of(&keys);
     assert!(canonical.iter().enumerate().all(|(i, (index, _))| i == index), "not in canonical order");
     assert_eq!(batch.new.len(), keys.len().div_ceil(8));
     if manifest.level == Level::Whole {
