@@ -168,11 +168,17 @@ impl Sealed {
             format: u32,
         }
         let syntax = |e: serde_json::Error| BadEntry::Syntax(e.line(), e.column());
-        let Form { format } = serde_json::from_slice(bytes).map_err(syntax)?;
-        if format != FORMAT {
-            return Err(BadEntry::Format(format));
+        let entry: Entry = serde_json::from_slice(bytes).map_err(|e| {
+            // What another format looks like is not known here.
+            match serde_json::from_slice(bytes).map_err(syntax) {
+                Ok(Form { format }) if format != FORMAT => BadEntry::Format(format),
+                Ok(_) => syntax(e),
+                Err(e) => e,
+            }
+        })?;
+        if entry.format != FORMAT {
+            return Err(BadEntry::Format(entry.format));
         }
-        let entry: Entry = serde_json::from_slice(bytes).map_err(syntax)?;
         if (entry.destination, entry.number) != (destination, number) {
             return Err(BadEntry::Place(entry.destination, entry.number));
         }
@@ -209,10 +215,18 @@ pub fn filed_on(before: Option<&Sealed>, created_at: Millis) -> Date {
 #[must_use]
 pub fn draft(destination: Country, before: Option<&Sealed>, batches: &[&Accepted]) -> Option<Draft> {
     let last = batches.last()?;
-    let data = Bytes::from(batches.iter().map(|b| b.batch.keys.as_ref()).collect::<Vec<_>>().concat());
+    let (data, hash) = match batches {
+        // As it came, with the hash that its manifest was held against.
+        [only] => (only.batch.keys.clone(), only.manifest().content),
+        _ => {
+            let parts: Vec<_> = batches.iter().map(|b| b.batch.keys.as_ref()).collect();
+            let data = Bytes::from(parts.concat());
+            (data.clone(), sha256(&data))
+        }
+    };
     let uploads =
         batches.iter().map(|b| Upload::of(b.offset, b.manifest(), &b.batch, b.batch.keys.len())).collect();
-    let entry = Entry::after(before, destination, uploads, sha256(&data), &last.links, last.complete)?;
+    let entry = Entry::after(before, destination, uploads, hash, &last.links, last.complete)?;
     // Maps have text keys and nothing here refuses to be written, so this is never empty.
     let mut log = serde_json::to_vec_pretty(&entry).ok()?;
     log.push(b'\n');
