@@ -1,6 +1,6 @@
 //! One broker for all tests of a process, or of a whole run; and what a hub stands on.
 
-use std::sync::OnceLock;
+use std::{path::Path, sync::OnceLock};
 
 use anyhow::{Context as _, Result, anyhow};
 use keyferry_runtime::broker::Broker;
@@ -45,6 +45,14 @@ impl Brokers {
     #[must_use]
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// The folder of the hub's own broker.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn folder(&self) -> Result<&Path> {
+        Ok(self.own.as_ref().context("the brokers are not this hub's")?.folder())
     }
 
     /// The process id of the hub's own broker while it runs.

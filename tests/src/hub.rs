@@ -88,6 +88,9 @@ impl Hub {
     }
 
     pub(crate) fn bare(broker: Brokers, world: World) -> Result<Self> {
+        if std::env::var_os("KEYFERRY_LOG").is_some() {
+            telemetry::init(&LogConfig::default()).map_err(|e| anyhow::anyhow!("{e}"))?;
+        }
         let producer = clients(broker.bootstrap_servers(), &[], "test").producer_config().create()?;
         Ok(Self { broker, world, codec: Codec::single_object()?, producer })
     }

@@ -138,7 +138,7 @@ impl Bench {
     }
 
     fn both(&self, instance: &Instance, uploads: usize, keys: usize) -> Result<Both> {
-        let data = self.hub.broker.folder().join("data");
+        let data = self.hub.broker.folder()?.join("data");
         let sizes = || -> Result<Vec<u64>> {
             STORED.iter().map(|kind| stored(&data, &format!("keyferry.{kind}"))).collect()
         };

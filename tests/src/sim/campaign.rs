@@ -119,6 +119,8 @@ pub fn tell(stage: &Stage, seed: u64) -> String {
     let history = stage.play(seed, true);
     let mut text = history.trace.join("\n");
     let _ = write!(text, "\n\nseed {seed}; KEYFERRY_SEED={seed} plays it again");
-    history.violations.iter().for_each(|v| drop(write!(text, "\n  {v}")));
+    for violation in &history.violations {
+        let _ = write!(text, "\n  {violation}");
+    }
     text
 }

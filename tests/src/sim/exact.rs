@@ -67,6 +67,7 @@ pub(super) fn told(value: &[u8]) -> Option<Told> {
 
 impl Application for Exact {
     type State = OriginState;
+    type Prepared = ();
 
     fn blank(&self, origin: Country, first_offset: i64) -> OriginState {
         OriginState::new(origin, first_offset)
@@ -80,10 +81,15 @@ impl Application for Exact {
         state.finish(head, empty, &self.secrets).map_err(|e| e.to_string())
     }
 
+    fn prepare(&self, _: Country, _: &Record, _: &Network) -> Result<(), String> {
+        Ok(())
+    }
+
     fn step(
         &self,
         state: &mut OriginState,
         record: &Record,
+        (): &(),
         _: u32,
         network: &Network,
         outputs: &mut Vec<Output>,

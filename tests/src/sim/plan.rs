@@ -83,6 +83,8 @@ impl Plan {
             max_output_bytes: self.max_output_bytes,
             checkpoint_interval: self.checkpoint_interval,
             max_duration: Duration::from_micros(100 * MS),
+            // One thread at a time, and the seed says which.
+            threads: 0,
             ..Settings::new(name)
         }
     }

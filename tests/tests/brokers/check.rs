@@ -100,7 +100,8 @@ impl Books {
                     KeysRecord::Batch(batch) => {
                         let verified = VerifiedBatch::verify(&batch, versions.as_ref()).unwrap();
                         chains.append(&verified).unwrap();
-                        let new = verified.keys().iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
+                        let keys = verified.keys();
+                        let new = keys.iter().enumerate().filter(|(i, _)| bit(&batch.new, *i));
                         new.for_each(|(_, k)| *counts.entry(k.key_data.to_vec()).or_default() += 1);
                     }
                     KeysRecord::Checkpoint(c) => chains.checkpoint(&c, versions.as_ref()).unwrap(),
