@@ -13,6 +13,9 @@ use std::{
 
 use keyferry_schemas::{country::Country, network::Network};
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     Application,
     decide::{Origin, Queued},
