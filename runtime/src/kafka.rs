@@ -173,16 +173,29 @@ impl Kafka {
     #[must_use]
     pub fn producer_config(&self) -> ClientConfig {
         let mut config = self.base.clone();
-        config.set("acks", "all").set("enable.idempotence", "true").set("compression.type", "zstd");
+        config.set("acks", "all").set("enable.idempotence", "true");
+        // The topics of uploads hold them as they are: the broker would only have to unpack them again.
+        Self::compress(&mut config, "none");
         // One upload is one record: there is little to wait for.
         self.unless_given(&mut config, "linger.ms", "0");
         config
     }
 
+    /// Unless the configuration says how, under one of both names that librdkafka has for it.
+    fn compress(config: &mut ClientConfig, how: &str) {
+        if ["compression.type", "compression.codec"].iter().all(|name| config.get(name).is_none()) {
+            config.set("compression.type", how);
+        }
+    }
+
     /// The producer of the transaction loop.
     #[must_use]
     pub fn transactional_config(&self, id: &str) -> ClientConfig {
-        let mut config = self.producer_config();
+        let mut base = self.base.clone();
+        // Half the bytes for a quarter of the work that zstd makes of it, which is the most there is: it is done for each
+        // destination anew.
+        Self::compress(&mut base, "lz4");
+        let mut config = Self { base, role: self.role.clone() }.producer_config();
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
