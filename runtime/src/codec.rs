@@ -121,14 +121,28 @@ impl Codec {
     /// The record, framed.
     #[must_use]
     pub fn encode<R: Record>(&self, record: &R) -> Vec<u8> {
-        self.frame::<R>(&record.to_avro())
+        self.encode_large(record, 256)
+    }
+
+    /// The same for a record of about `size` bytes: without moving it as it grows.
+    #[must_use]
+    pub fn encode_large<R: Record>(&self, record: &R, size: usize) -> Vec<u8> {
+        let header = self.header::<R>();
+        let mut out = Vec::with_capacity(header.len() + size);
+        out.extend_from_slice(header);
+        record.write(&mut out);
+        out
     }
 
     /// The Avro binary of a record, framed.
     #[must_use]
     pub fn frame<R: Record>(&self, binary: &[u8]) -> Vec<u8> {
-        let header = self.inner.own.get(R::NAME).map(|(_, header)| header.as_slice()).unwrap_or_default();
-        [header, binary].concat()
+        [self.header::<R>(), binary].concat()
+    }
+
+    /// What stands before each record of this schema that we write.
+    fn header<R: Record>(&self) -> &[u8] {
+        self.inner.own.get(R::NAME).map(|(_, header)| header.as_slice()).unwrap_or_default()
     }
 
     /// Reads a framed record. Blocks only for a registry id that was not seen before.
