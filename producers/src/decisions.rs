@@ -10,7 +10,7 @@ use std::{
 
 use keyferry_schemas::{country::Country, time::Millis};
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, timeout_at},
 };
 
@@ -62,7 +62,8 @@ pub(crate) enum Receipt {
 pub(crate) struct Decisions {
     memory: Mutex<Memory>,
     bounds: Bounds,
-    changed: watch::Sender<()>,
+    /// Whose ledgers are read has changed.
+    follows: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -71,6 +72,8 @@ struct Memory {
     order: VecDeque<Remembered>,
     weight: usize,
     followed: BTreeSet<Country>,
+    /// Who waits for what: each decision wakes those only that it is about.
+    waiting: HashMap<(Country, Of), Vec<oneshot::Sender<Arc<Decision>>>>,
 }
 
 struct Remembered {
@@ -82,7 +85,7 @@ struct Remembered {
 
 impl Decisions {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { memory: Mutex::default(), bounds, changed: watch::Sender::new(()) }
+        Self { memory: Mutex::default(), bounds, follows: watch::Sender::new(()) }
     }
 
     /// An upload is on its topic, and its decision will come.
@@ -106,15 +109,17 @@ impl Decisions {
         now: Millis,
     ) {
         let weight = decision.weight();
-        let decision = Receipt::Decided(Arc::new(decision));
+        let decision = Arc::new(decision);
         let names = [Some((country, Of::Offset(offset))), upload.map(|id| (country, Of::Upload(id)))];
         let mut memory = self.memory();
         for name in names.into_iter().flatten() {
-            memory.receipts.insert(name, decision.clone());
+            memory.receipts.insert(name, Receipt::Decided(Arc::clone(&decision)));
+            for waiting in memory.waiting.remove(&name).into_iter().flatten() {
+                // Who waits no longer has gone.
+                let _ = waiting.send(Arc::clone(&decision));
+            }
         }
         memory.remember(Remembered { since: now, weight, pending: false, names }, self.bounds);
-        drop(memory);
-        self.changed.send_replace(());
     }
 
     /// What is known about an upload of `country`.
@@ -124,38 +129,61 @@ impl Decisions {
 
     /// Waits for a decision until `deadline`.
     pub(crate) async fn wait(&self, country: Country, of: Of, deadline: Instant) -> Option<Arc<Decision>> {
-        self.when(deadline, |memory| match memory.receipts.get(&(country, of)) {
-            Some(Receipt::Decided(decision)) => Some(Arc::clone(decision)),
-            _ => None,
-        })
-        .await
+        let name = (country, of);
+        // Made before the receiver, so that it ends after it: also if nobody waits for this any more.
+        let _place = Place { decisions: self, name };
+        let decided = {
+            // Looked up and put in line at once, so that nothing falls between the two.
+            let mut memory = self.memory();
+            if let Some(Receipt::Decided(decision)) = memory.receipts.get(&name) {
+                return Some(Arc::clone(decision));
+            }
+            let (sender, receiver) = oneshot::channel();
+            memory.waiting.entry(name).or_default().push(sender);
+            receiver
+        };
+        timeout_at(deadline, decided).await.ok()?.ok()
     }
 
     /// From now on the ledgers of exactly these countries are read.
     pub(crate) fn follow(&self, countries: BTreeSet<Country>) {
         self.memory().followed = countries;
-        self.changed.send_replace(());
+        self.follows.send_replace(());
     }
 
     /// Waits until the ledger of `country` is read: an upload that goes out earlier might miss its decision.
     pub(crate) async fn followed(&self, country: Country, deadline: Instant) -> bool {
-        self.when(deadline, |memory| memory.followed.contains(&country).then_some(())).await.is_some()
-    }
-
-    async fn when<T>(&self, deadline: Instant, look: impl Fn(&Memory) -> Option<T>) -> Option<T> {
         // Subscribed before the first look, so that nothing falls between the two.
-        let mut changed = self.changed.subscribe();
-        loop {
-            if let Some(found) = look(&self.memory()) {
-                return Some(found);
+        let mut follows = self.follows.subscribe();
+        while !self.memory().followed.contains(&country) {
+            if !matches!(timeout_at(deadline, follows.changed()).await, Ok(Ok(()))) {
+                return false;
             }
-            timeout_at(deadline, changed.changed()).await.ok()?.ok()?;
         }
+        true
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // A panic elsewhere leaves at most one decision forgotten, which its sender asks for again.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The place of one that waits. It is given up however the waiting ends.
+struct Place<'d> {
+    decisions: &'d Decisions,
+    name: (Country, Of),
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut memory = self.decisions.memory();
+        if let Some(waiting) = memory.waiting.get_mut(&self.name) {
+            waiting.retain(|sender| !sender.is_closed());
+            if waiting.is_empty() {
+                memory.waiting.remove(&self.name);
+            }
+        }
     }
 }
 
@@ -184,77 +212,4 @@ impl Memory {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn de() -> Country {
-        "DE".parse().unwrap()
-    }
-
-    fn created(tag: &str) -> Decision {
-        Decision::Created { batch_tag: tag.into() }
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(50)
-    }
-
-    #[tokio::test]
-    async fn a_decision_may_come_before_or_after_the_question() {
-        let decisions = Arc::new(Decisions::new(Bounds::default()));
-        decisions.decided(de(), 7, None, created("early"), Millis(0));
-        assert_eq!(decisions.wait(de(), Of::Offset(7), soon()).await, Some(Arc::new(created("early"))));
-        let asked = tokio::spawn({
-            let decisions = Arc::clone(&decisions);
-            async move { decisions.wait(de(), Of::Upload([1; 16]), Instant::now() + Duration::from_secs(5)).await }
-        });
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        decisions.decided(de(), 8, Some([1; 16]), created("late"), Millis(0));
-        assert_eq!(asked.await.unwrap(), Some(Arc::new(created("late"))));
-        assert_eq!(decisions.wait(de(), Of::Offset(9), soon()).await, None);
-        let fr = "FR".parse().unwrap();
-        assert_eq!(decisions.wait(fr, Of::Offset(7), soon()).await, None, "another country's");
-        assert_eq!(decisions.receipt(fr, [1; 16]), None, "another country's");
-    }
-
-    #[test]
-    fn receipts_go_from_pending_to_decided_in_either_order() {
-        let decisions = Decisions::new(Bounds::default());
-        decisions.expect(de(), [1; 16], Millis(0));
-        assert_eq!(decisions.receipt(de(), [1; 16]), Some(Receipt::Pending));
-        decisions.decided(de(), 1, Some([1; 16]), created("a"), Millis(0));
-        decisions.expect(de(), [1; 16], Millis(0));
-        assert_eq!(decisions.receipt(de(), [1; 16]), Some(Receipt::Decided(Arc::new(created("a")))));
-        assert_eq!(decisions.receipt(de(), [2; 16]), None);
-    }
-
-    #[test]
-    fn memory_is_bounded_by_weight_and_age() {
-        let decisions = Decisions::new(Bounds { weight: 40, age_ms: 1000 });
-        decisions.expect(de(), [1; 16], Millis(0));
-        decisions.decided(de(), 1, Some([1; 16]), created("a"), Millis(0));
-        let heavy = Decision::Partial { keys: 9, refused: (0..8).collect() };
-        decisions.decided(de(), 2, Some([2; 16]), heavy.clone(), Millis(1));
-        assert!(
-            matches!(decisions.receipt(de(), [1; 16]), Some(Receipt::Decided(_))),
-            "forgetting that it was pending does not forget the decision"
-        );
-        decisions.decided(de(), 3, Some([3; 16]), heavy, Millis(2));
-        assert_eq!(decisions.receipt(de(), [1; 16]), None);
-        assert!(decisions.receipt(de(), [3; 16]).is_some());
-        decisions.decided(de(), 4, Some([4; 16]), created("b"), Millis(2000));
-        assert_eq!(decisions.receipt(de(), [3; 16]), None, "too old");
-        assert_eq!(decisions.memory().order.len(), 1);
-        assert_eq!(decisions.memory().receipts.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn an_upload_waits_until_its_ledger_is_read() {
-        let decisions = Decisions::new(Bounds::default());
-        assert!(!decisions.followed(de(), soon()).await);
-        decisions.follow([de()].into());
-        assert!(decisions.followed(de(), soon()).await);
-    }
-}
+mod tests;
