@@ -10,7 +10,7 @@
 //! | [`joining`] | how long uploads wait for others; pure |
 //! | [`intake`] | what was verified and is not stored yet; pure |
 //! | [`log`], [`tag`], `text` | log objects and the names of batches; pure |
-//! | [`store`], [`shelf`] | the object store, and one country's log in it |
+//! | [`store`], `files`, [`shelf`] | the object store, the same in a directory in fewer waits, and one country's log in it |
 //! | [`download`], `audit`, [`api`], `negotiate`, `body` | the HTTP contract of EFGS |
 //! | [`callbacks`] | members that are called when there is a new batch |
 //! | [`verify`] | verification of a whole store, years later, with the network document and nothing else |
@@ -23,6 +23,7 @@ pub mod callbacks;
 pub mod config;
 pub mod distribute;
 pub mod download;
+mod files;
 pub mod intake;
 pub mod joining;
 pub mod log;

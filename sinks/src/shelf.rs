@@ -131,9 +131,8 @@ impl Shelf {
     pub async fn append(&self, draft: &Draft) -> Result<Appended, StoreError> {
         let entry = &draft.sealed.entry;
         failpoint::pass("append-begins");
-        self.store.put(&data_path(self.country, &entry.data.name), draft.data.clone()).await?;
-        failpoint::pass("append-data");
-        match self.store.create(&log_path(self.country, entry.number), draft.log.clone()).await? {
+        let (data, log) = (data_path(self.country, &entry.data.name), log_path(self.country, entry.number));
+        match self.store.publish((&data, draft.data.clone()), (&log, draft.log.clone())).await? {
             Created::New => {
                 failpoint::pass("append-log");
                 self.advance(draft.sealed.clone());

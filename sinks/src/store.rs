@@ -1,6 +1,6 @@
 //! The object store: a directory or an S3 bucket, and what is asked of either: that an object can be created only once.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -10,8 +10,13 @@ use object_store::{
 };
 use serde::Deserialize;
 
-use keyferry_runtime::config::{Check, Faults};
+use keyferry_runtime::{
+    config::{Check, Faults},
+    failpoint,
+};
 use keyferry_schemas::country::Country;
+
+use crate::files;
 
 /// How long a request to a bucket is repeated.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -246,6 +251,28 @@ impl Store {
     /// [`StoreError::Unavailable`].
     pub async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), StoreError> {
         self.objects.put(path, bytes.into()).await.map(|_| ()).map_err(|e| StoreError::unavailable(&e))
+    }
+
+    /// Writes `data`, whose name says what is in it, and then creates `log`, which stands for it, unless that is there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]: then either may be there or not, but `log` never without `data`.
+    pub async fn publish(&self, data: (&Path, Bytes), log: (&Path, Bytes)) -> Result<Created, StoreError> {
+        if let Some(directory) = &self.directory {
+            let place = |path: &Path| directory.join(path.as_ref());
+            let ((data, keys), (log, entry)) =
+                ((place(data.0), data.1.clone()), (place(log.0), log.1.clone()));
+            let publish = move || files::publish((&data, &keys), (&log, &entry));
+            let published = tokio::task::spawn_blocking(publish).await.map_err(io::Error::other);
+            match published.and_then(|done| done) {
+                Ok(Some(created)) => return Ok(created),
+                Ok(None) => (),
+                Err(e) => return Err(StoreError::Unavailable(one_line(&e))),
+            }
+        }
+        self.put(data.0, data.1).await?;
+        failpoint::pass("append-data");
+        self.create(log.0, log.1).await
     }
 
     /// The whole object; `None` if there is none.
