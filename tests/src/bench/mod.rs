@@ -8,12 +8,17 @@
 //! | [`processor`], [`ceiling`] | the processor, and the bare loop that it is held against |
 //! | [`scale_out`] | one processor and two |
 //! | [`remembered`] | memory and restoration of keys that are remembered |
+//! | [`end_to_end`], [`download`] | the ways in and out |
 //! | [`load`], [`instance`] | uploads made beforehand; processors in processes of their own |
+//! | `scene`, `watch`, `cpu` | the whole exchange, when uploads can be downloaded, and who used the processors |
 //! | [`progress`], [`usage`] | how far a group is; what processes and topics take |
 //! | [`report`] | the figures: a table for people, flat JSON for programs |
 //! | [`targets`] | what is to be reached |
 
 pub mod ceiling;
+mod cpu;
+pub mod download;
+pub mod end_to_end;
 pub mod instance;
 pub mod load;
 pub mod processor;
@@ -21,8 +26,10 @@ pub mod progress;
 pub mod remembered;
 pub mod report;
 pub mod scale_out;
+mod scene;
 pub mod targets;
 pub mod usage;
+mod watch;
 
 use anyhow::{Result, bail};
 use keyferry_runtime::{
@@ -68,6 +75,8 @@ pub struct Part {
 pub const PARTS: &[Part] = &[
     Part { name: "processor", run: processor::run },
     Part { name: "scale_out", run: scale_out::run },
+    Part { name: "end_to_end", run: end_to_end::run },
+    Part { name: "download", run: download::run },
     Part { name: "remembered", run: remembered::run },
 ];
 

@@ -1,0 +1,48 @@
+//! Who used the processors: CPU time by the names of the threads.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+/// Ticks of the clock in a second, as Linux counts them for everybody.
+const TICKS_PER_S: f64 = 100.0;
+
+/// CPU seconds so far, by thread name, and of another process as a whole.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cpu(BTreeMap<String, f64>);
+
+impl Cpu {
+    /// As it is now; of a thread that has ended nothing is known any more.
+    pub fn now(broker: Option<u32>) -> Result<Self> {
+        let mut all = BTreeMap::new();
+        for task in fs::read_dir("/proc/self/task")? {
+            // One may end at any moment.
+            if let Ok((name, seconds)) = read(&task?.path()) {
+                // "keys-de" and "keys-fr" are one part of the service, "rdk:broker1" and "rdk:main" one library.
+                let name = name.split(['-', ':']).next().unwrap_or_default().to_owned();
+                *all.entry(name).or_default() += seconds;
+            }
+        }
+        if let Some(pid) = broker {
+            all.insert("broker".into(), read(Path::new(&format!("/proc/{pid}")))?.1);
+        }
+        Ok(Self(all))
+    }
+
+    /// What was used since `before`, the most first.
+    pub fn since(&self, before: &Self) -> Vec<(String, f64)> {
+        let used = |(name, now): (&String, &f64)| (name.clone(), now - before.0.get(name).unwrap_or(&0.0));
+        let mut used: Vec<_> = self.0.iter().map(used).filter(|(_, s)| *s >= 0.01).collect();
+        used.sort_by(|a, b| b.1.total_cmp(&a.1));
+        used
+    }
+}
+
+/// Name and CPU seconds of a task.
+fn read(task: &Path) -> Result<(String, f64)> {
+    let stat = fs::read_to_string(task.join("stat"))?;
+    let (name, rest) = stat.split_once('(').and_then(|(_, s)| s.rsplit_once(')')).context("a name")?;
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    let ticks = |i: usize| -> Result<f64> { Ok(fields.get(i).context("a number")?.parse()?) };
+    Ok((name.to_owned(), (ticks(11)? + ticks(12)?) / TICKS_PER_S))
+}
