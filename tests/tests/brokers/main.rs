@@ -48,7 +48,9 @@ fn outage() -> Duration {
 
 #[test]
 fn what_was_acknowledged_outlives_brokers() {
+    let begun = Instant::now();
     let Some(mut trio) = Trio::start().unwrap() else { return };
+    println!("{:.1} s to start the cluster", begun.elapsed().as_secs_f64());
     let world = World::new(&COUNTRIES, jiff::Timestamp::now()).unwrap();
     let hub = Hub::over(&trio.bootstrap(), world, TOPICS).unwrap();
     trio.await_whole();
@@ -69,17 +71,24 @@ fn what_was_acknowledged_outlives_brokers() {
         }
         // Ends also when a check fails: the others would never.
         let _end = End(&load);
-        load.recovered(&COUNTRIES, Instant::now());
+        load.recovered(&COUNTRIES, begun);
+        println!("{:.1} s to the first decisions", begun.elapsed().as_secs_f64());
         let uploads = topics::uploads("DE".parse().unwrap());
         let only = setting("KEYFERRY_FAULT").unwrap_or_default();
         for mut fault in Fault::all(&uploads, "p-0").into_iter().filter(|f| f.name.contains(&only)) {
             strike(&mut fault, &mut trio, &load, [&front.processor, &second]);
+            let checked = Instant::now();
             books.check(&front.hub, &load);
+            println!(
+                "  checked in {:.1} s; {:.0} s in all",
+                checked.elapsed().as_secs_f64(),
+                begun.elapsed().as_secs_f64()
+            );
         }
     });
     books.check(&front.hub, &load);
-    let (uploads, keys) = books.counts();
-    println!("{uploads} uploads decided, {keys} keys accepted");
+    let (records, keys, twice) = books.counts();
+    println!("{records} records decided, {twice} of them written twice; {keys} keys accepted");
     // Once more with fresh readers, from the beginning.
     for destination in COUNTRIES {
         let mut all = front.hub.delivered(destination).unwrap();
