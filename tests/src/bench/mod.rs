@@ -13,6 +13,7 @@
 //! | `scene`, `watch`, `cpu` | the whole exchange, when uploads can be downloaded, and who used the processors |
 //! | [`progress`], [`usage`] | how far a group is; what processes and topics take |
 //! | [`report`] | the figures: a table for people, flat JSON for programs |
+//! | [`sizing`] | what a network of some size needs |
 //! | [`targets`] | what is to be reached |
 
 pub mod ceiling;
@@ -27,6 +28,7 @@ pub mod remembered;
 pub mod report;
 pub mod scale_out;
 mod scene;
+pub mod sizing;
 pub mod targets;
 pub mod usage;
 mod watch;

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use keyferry_tests::bench::{
     Size, instance, parts,
     report::{Report, read},
+    sizing::{self, Constants},
 };
 
 fn main() -> Result<()> {
@@ -47,5 +48,11 @@ fn main() -> Result<()> {
     summary.extend(stages);
     std::fs::write(&file, serde_json::to_string_pretty(&summary)? + "\n")?;
     println!("{all}");
+    // Only a whole run, or one that goes on with the figures of such a run, has all constants.
+    if let Ok(constants) = Constants::of(&summary) {
+        let table = sizing::table(&constants);
+        std::fs::write(folder.join("sizing.md"), &table)?;
+        println!("{table}");
+    }
     Ok(())
 }
