@@ -95,6 +95,14 @@ pub struct Addresses {
     admin: String,
 }
 
+impl Addresses {
+    /// A service behind a proxy that is us.
+    #[must_use]
+    pub fn of(downloads: &str, admin: &str) -> Self {
+        Self { downloads: format!("http://{downloads}"), admin: format!("http://{admin}") }
+    }
+}
+
 impl Lone {
     /// Waits until the distribution service answers.
     ///

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
 use keyferry_producers::{Gateway, GatewayConfig};
 use keyferry_runtime::{
-    clock::SystemClock,
+    clock::{SharedClock, SystemClock},
     health::Health,
     http::{HttpConfig, Server, TlsConfig, serve},
     network::NetworkFeed,
@@ -239,8 +239,21 @@ impl Hub {
     /// # Errors
     /// It does not start.
     pub fn gateway(&self, network: NetworkFeed, config: GatewayConfig) -> Result<Gateway> {
+        self.gateway_at(network, config, Arc::new(SystemClock))
+    }
+
+    /// The same by another clock.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn gateway_at(
+        &self,
+        network: NetworkFeed,
+        config: GatewayConfig,
+        clock: SharedClock,
+    ) -> Result<Gateway> {
         let (kafka, health) = (self.kafka("gateway"), Health::new("gateway"));
-        Gateway::start(&kafka, self.codec.clone(), network, config, Arc::new(SystemClock), &health)
+        Gateway::start(&kafka, self.codec.clone(), network, config, clock, &health)
             .map_err(|e| anyhow!("{e}"))
     }
 }

@@ -1,11 +1,12 @@
 //! A hub as a national backend sees it: broker, processor, and a gateway that is spoken to over HTTP.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use keyferry_producers::{Gateway, GatewayConfig};
 use keyferry_runtime::{
+    clock::{SharedClock, SystemClock},
     http::{Server, serve},
     network::NetworkFeed,
     shutdown::Shutdown,
@@ -104,11 +105,19 @@ impl Front {
     /// # Errors
     /// Something does not start.
     pub fn with(hub: Hub, door: Door, config: GatewayConfig) -> Result<Self> {
+        Self::at(hub, door, config, Arc::new(SystemClock))
+    }
+
+    /// The same, with a gateway that goes by this clock.
+    ///
+    /// # Errors
+    /// Something does not start.
+    pub fn at(hub: Hub, door: Door, config: GatewayConfig, clock: SharedClock) -> Result<Self> {
         // Another test of this process may have done so.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let network = hub.network()?;
         let processor = hub.processor_following(network.clone(), Settings::new("p-0"), &[])?;
-        let gateway = hub.gateway(network.clone(), config)?;
+        let gateway = hub.gateway_at(network.clone(), config, clock)?;
         let files = tempfile::tempdir()?;
         let config = listener(door, &hub.world, files.path())?;
         let (runtime, shutdown) = (Runtime::new()?, Shutdown::new());

@@ -221,14 +221,11 @@ impl Hub {
         settings: Settings,
         options: &[(&str, &str)],
     ) -> Result<Processor> {
-        let instance = settings.transactional_id.clone();
-        let shutdown = Shutdown::new();
+        let tools = self.tools(&settings.transactional_id);
         let kafka = clients(self.broker.bootstrap_servers(), options, "process");
         let health = Health::new("process");
-        let runner = runner(kafka, self.codec.clone(), network, self.tools(&instance), settings, &health)?;
-        let token = shutdown.clone();
-        let thread = std::thread::spawn(move || runner.run(&token).map_err(|e| anyhow::anyhow!("{e}")));
-        Ok(Processor { health, shutdown, thread: Some(thread) })
+        let runner = runner(kafka, self.codec.clone(), network, tools, settings, &health)?;
+        Ok(Processor::start(runner, health))
     }
 
     /// What a processor of this hub holds.
@@ -373,6 +370,13 @@ pub struct Processor {
 }
 
 impl Processor {
+    pub(crate) fn start(runner: Runner<Pipeline>, health: Health) -> Self {
+        let shutdown = Shutdown::new();
+        let token = shutdown.clone();
+        let thread = std::thread::spawn(move || runner.run(&token).map_err(|e| anyhow::anyhow!("{e}")));
+        Self { health, shutdown, thread: Some(thread) }
+    }
+
     /// Whether it has ended by itself, which no processor does unless an operator has to help.
     #[must_use]
     pub fn has_ended(&self) -> bool {

@@ -5,8 +5,10 @@
 //! | [`backend`] | a national backend, over mutual TLS |
 //! | [`bench`] | the benchmarks |
 //! | [`broker`] | one broker for the tests of a process |
+//! | [`bucket`] | a bucket of S3's kind that fails as it is told |
 //! | [`callee`] | a subscriber to callbacks |
 //! | [`chains`] | chains of batches, to be put on topics by hand |
+//! | [`clocks`] | clocks that are wrong, and roles that go by them |
 //! | [`cluster`] | what operators, brokers and accidents do to topics and offsets |
 //! | [`downloads`] | distribution services in processes of their own, and a client that walks their downloads |
 //! | [`exchange`] | all roles behind two doors at once: mutual TLS, and the headers of a proxy |
@@ -33,8 +35,10 @@
 pub mod backend;
 pub mod bench;
 pub mod broker;
+pub mod bucket;
 pub mod callee;
 pub mod chains;
+pub mod clocks;
 pub mod cluster;
 pub mod downloads;
 pub mod exchange;

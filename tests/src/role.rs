@@ -38,11 +38,27 @@ impl Role {
     /// It can not be started.
     #[must_use]
     pub fn start(name: &str, folder: &Path, hub: &Hub, listen: &str) -> Self {
+        Self::start_with(name, folder, hub, listen, |text| text)
+    }
+
+    /// The same with its configuration as `adapt` makes it.
+    ///
+    /// # Panics
+    /// It can not be started.
+    #[must_use]
+    pub fn start_with(
+        name: &str,
+        folder: &Path,
+        hub: &Hub,
+        listen: &str,
+        adapt: impl FnOnce(String) -> String,
+    ) -> Self {
         let [admin] = free_ports().unwrap().map(|port| format!("127.0.0.1:{port}"));
         let text = configuration(&folder.display().to_string(), hub.broker.bootstrap_servers(), "anchor");
         let text = text.replace("127.0.0.1:0", listen).replace("filter: 'off'", "filter: info");
         // A shared machine may be slow; what a wait that is too short leads to is not asked here.
         let text = text.replace("gateway: {}", "gateway: {decision_wait_ms: 15000}");
+        let text = adapt(text);
         write(folder, &format!("{name}.yaml"), format!("{text}admin: {{listen: '{admin}'}}\n"));
         let (config, log) = (folder.join(format!("{name}.yaml")), folder.join(format!("{name}.log")));
         let arguments = [name.as_ref(), "--config".as_ref(), config.as_os_str()];
@@ -63,6 +79,12 @@ impl Role {
             let answer = client.get(format!("http://{}/{page}", self.admin)).send().await.ok()?;
             Some((answer.status(), answer.text().await.ok()?))
         })
+    }
+
+    /// Where its admin port is.
+    #[must_use]
+    pub fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Waits until it says that it is ready.
