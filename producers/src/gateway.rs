@@ -62,6 +62,7 @@ impl Gateway {
         let producer = Producer::new(kafka).map_err(|e| {
             Fatal::config(format_args!("the producer can not be made: {e}; see kafka.options"))
         })?;
+        producer.measure(Arc::clone(&clock))?;
         let metrics = Metrics::new()?;
         let decisions = Arc::new(Decisions::new(Bounds::default()));
         let ledgers = Ledgers {

@@ -16,6 +16,7 @@
 //! | [`telemetry`], [`metrics`], [`health`], [`admin`] | logs, metrics, liveness, the admin port |
 //! | [`failpoint`] | named places at which tests stop a process |
 //! | [`clock`], [`shutdown`] | the wall clock; the signal to stop |
+//! | [`skew`] | the broker's clock, and how far ours is from it |
 
 pub mod admin;
 #[cfg(feature = "embedded-broker")]
@@ -40,6 +41,7 @@ pub mod outbound;
 pub mod producer;
 pub mod registry;
 pub mod shutdown;
+pub mod skew;
 pub mod tail;
 pub mod telemetry;
 pub mod topics;

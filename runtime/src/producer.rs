@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,7 +17,13 @@ use rdkafka::{
     producer::{FutureProducer, FutureRecord, Producer as _},
 };
 
-use crate::{clients, kafka::Kafka};
+use crate::{
+    clients,
+    clock::SharedClock,
+    exit::Fatal,
+    kafka::Kafka,
+    skew::{BrokerClock, stamped},
+};
 
 /// How long a delivery may take unless the configuration says otherwise.
 const DELIVERY_TIMEOUT_MS: &str = "5000";
@@ -45,6 +51,8 @@ struct Inner {
     config: ClientConfig,
     client: ArcSwap<FutureProducer<Contact>>,
     contact: Contact,
+    /// Set where somebody wants to know how far this machine's clock is off.
+    clock: OnceLock<BrokerClock>,
 }
 
 /// Whether there is a reason to doubt that the broker can be reached.
@@ -84,7 +92,19 @@ impl Producer {
         }
         let contact = Contact::default();
         let client = ArcSwap::from_pointee(config.create_with_context(contact.clone())?);
-        Ok(Self { inner: Arc::new(Inner { config, client, contact }) })
+        Ok(Self { inner: Arc::new(Inner { config, client, contact, clock: OnceLock::new() }) })
+    }
+
+    /// From now on the metric `keyferry_clock_skew_seconds` tells how far `clock` is ahead of the broker's, as of the last
+    /// record on a topic that the broker stamps.
+    ///
+    /// # Errors
+    /// The metric is defined twice, which is a fault of the build.
+    pub fn measure(&self, clock: SharedClock) -> Result<(), Fatal> {
+        let clock = BrokerClock::register(clock)?;
+        // Whoever asked first is told.
+        let _ = self.inner.clock.set(clock);
+        Ok(())
     }
 
     /// Writes one record to partition 0 of `topic` and returns its offset, once all in-sync replicas have it. Takes up
@@ -140,6 +160,9 @@ impl Producer {
         match delivery {
             Ok(Ok(delivery)) => {
                 self.inner.contact.doubt(false);
+                if let Some(clock) = self.inner.clock.get() {
+                    clock.hear(stamped(delivery.timestamp));
+                }
                 Ok(delivery.offset)
             }
             Ok(Err((error, _))) => {

@@ -86,7 +86,7 @@ pub fn shared() -> Vec<Topic> {
         topic(
             NETWORK.into(),
             MAX_OUTPUT_BYTES,
-            &[("retention.ms", "-1".into()), ("retention.bytes", "-1".into())],
+            &[("retention.ms", "-1".into()), ("retention.bytes", "-1".into()), stamped_by_the_broker()],
         ),
         topic(
             HEADS.into(),
@@ -96,6 +96,7 @@ pub fn shared() -> Vec<Topic> {
                 // Few origins, one record per transaction: small segments keep what a take-over has to read short.
                 ("segment.bytes", (16 << 20).to_string()),
                 ("min.cleanable.dirty.ratio", "0.1".into()),
+                stamped_by_the_broker(),
             ],
         ),
         topic(REJECTS.into(), MAX_REJECT_BYTES, &retention(KEYS_RETENTION_MS)),
@@ -107,7 +108,7 @@ pub fn shared() -> Vec<Topic> {
 pub fn of_member(country: Country) -> Vec<Topic> {
     let mut of_uploads = retention(KEYS_RETENTION_MS).to_vec();
     // The broker's clock, so that no writer chooses when its upload happened.
-    of_uploads.push(("message.timestamp.type", "LogAppendTime".into()));
+    of_uploads.push(stamped_by_the_broker());
     // The limit of a topic counts what is compressed: a few thousand bytes of zstd could hold more than any consumer
     // takes. Stored as it is, a record is as large as it says.
     of_uploads.push(("compression.type", "uncompressed".into()));
@@ -126,9 +127,15 @@ pub fn of_member(country: Country) -> Vec<Topic> {
                 ("retention.bytes", "-1".into()),
                 ("segment.bytes", (1 << 20).to_string()),
                 ("min.cleanable.dirty.ratio", "0.1".into()),
+                stamped_by_the_broker(),
             ],
         ),
     ]
+}
+
+/// For topics whose timestamps bind nothing: a writer whose clock is wrong is not refused, and learns what time it is.
+fn stamped_by_the_broker() -> (&'static str, String) {
+    ("message.timestamp.type", "LogAppendTime".into())
 }
 
 fn retention(ms: i64) -> [(&'static str, String); 2] {

@@ -148,7 +148,9 @@ fn finish<A: Application, L: Log>(
     origins: &mut BTreeMap<Country, Origin<A>>,
     counts: &BTreeMap<Country, usize>,
 ) -> Result<Vec<Consumed>, StepFault> {
-    let now = runner.clock.now();
+    let now = transaction.clock.now();
+    // Nothing is stated by a clock of which nobody knows whether it is right: the first head brings the broker's.
+    let sure = transaction.clock.is_heard();
     let mut consumed = Vec::new();
     for (name, count) in counts {
         let Some(Origin { phase: Phase::Live(state), queue, generation, patience, .. }) =
@@ -159,14 +161,15 @@ fn finish<A: Application, L: Log>(
         let mut outputs = Vec::new();
         // What waits for another attempt is bound to the version of its first, which may be earlier than this one.
         let bound = queue.range(*count..).any(|queued| queued.network.is_some());
-        if !bound
-            && runner.is_due(state, *patience, now)
+        let due = !bound && runner.is_due(state, *patience, now);
+        if due
+            && sure
             && let Err(why) = runner.application.checkpoint(state, now, network, &mut outputs)
         {
             tracing::error!(origin = %name, reason = %why, "the chains can not be stated now");
             *patience = now.plus(CHECKPOINT_PAUSE_MS);
         }
-        if *count == 0 && outputs.is_empty() {
+        if *count == 0 && outputs.is_empty() && (sure || !due) {
             continue;
         }
         for output in &outputs {

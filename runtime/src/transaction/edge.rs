@@ -1,7 +1,7 @@
 //! The edge: what the loop asks of its log, asked of Kafka through rdkafka.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     clients::{self, is_passing},
     kafka::{Isolation, Kafka},
+    skew::{BrokerClock, stamped},
     tail::{BROKER_TIMEOUT, Next, Record, Start, Tail},
 };
 
@@ -39,8 +40,9 @@ impl Log for Kafka {
         Ok(self.group_consumer_config().create_with_context(Assignment::default())?)
     }
 
-    fn writer(&self, transactional_id: &str) -> Result<Self::Writer, Fault> {
-        Ok(self.transactional_config(transactional_id).create_with_context(Deliveries::default())?)
+    fn writer(&self, transactional_id: &str, clock: &Arc<BrokerClock>) -> Result<Self::Writer, Fault> {
+        let deliveries = Deliveries { failed: Mutex::default(), clock: Arc::clone(clock) };
+        Ok(self.transactional_config(transactional_id).create_with_context(deliveries)?)
     }
 
     fn reader(&self, topic: &str, isolation: Isolation, start: Start) -> Result<Tail, Fault> {
@@ -158,9 +160,9 @@ impl ConsumerContext for Assignment {
 }
 
 /// What could not be delivered, and why the first of it was not.
-#[derive(Default)]
 pub struct Deliveries {
     failed: Mutex<Option<KafkaError>>,
+    clock: Arc<BrokerClock>,
 }
 
 impl Deliveries {
@@ -184,9 +186,14 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, record)) = result {
-            tracing::warn!(topic = record.topic(), %error, "a record was not delivered");
-            self.failed().get_or_insert_with(|| error.clone());
+        match result {
+            // Every transaction that moves an origin writes its head, and the broker stamps heads itself.
+            Ok(record) if record.topic() == topics::HEADS => self.clock.hear(stamped(record.timestamp())),
+            Ok(_) => (),
+            Err((error, record)) => {
+                tracing::warn!(topic = record.topic(), %error, "a record was not delivered");
+                self.failed().get_or_insert_with(|| error.clone());
+            }
         }
     }
 }
@@ -209,7 +216,7 @@ impl Writer for BaseProducer<Deliveries> {
         });
         let mut record = BaseRecord::<[u8], [u8]>::to(&output.topic)
             .partition(0)
-            .timestamp(output.timestamp.0)
+            .timestamp(self.context().clock.acceptable(output.timestamp).0)
             .headers(headers);
         (record.key, record.payload) = (output.key.as_deref(), output.value.as_deref());
         loop {

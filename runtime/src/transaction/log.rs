@@ -3,7 +3,10 @@
 //! `edge` answers with rdkafka. Tests answer with a log that is simulated, so that the very same decisions meet orders of
 //! events that no cluster shows in years. Dispatch is static: the seam costs nothing.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyferry_schemas::country::Country;
 
@@ -14,6 +17,7 @@ pub use super::{
 };
 use crate::{
     kafka::Isolation,
+    skew::BrokerClock,
     tail::{Next, Record, Start},
 };
 
@@ -34,11 +38,11 @@ pub trait Log: Clone + Send + Sync + 'static {
     /// It can not be made.
     fn input(&self) -> Result<Self::Input, Fault>;
 
-    /// A producer that has not said who it is yet.
+    /// A producer that has not said who it is yet. Acknowledgements of heads bring `clock` the broker's time.
     ///
     /// # Errors
     /// It can not be made.
-    fn writer(&self, transactional_id: &str) -> Result<Self::Writer, Fault>;
+    fn writer(&self, transactional_id: &str, clock: &Arc<BrokerClock>) -> Result<Self::Writer, Fault>;
 
     /// Opens a topic. Blocks for up to 10 s.
     ///

@@ -34,6 +34,7 @@ use crate::{
     kafka::Kafka,
     network::NetworkFeed,
     shutdown::Shutdown,
+    skew::BrokerClock,
     tail::BROKER_TIMEOUT,
 };
 
@@ -41,6 +42,8 @@ use crate::{
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
 /// A take-over that failed for a passing reason is tried again after this time.
 const TAKEOVER_PAUSE: Duration = Duration::from_secs(1);
+/// Clocks that are right differ by less than this.
+const FUTURE_MS: i64 = 60_000;
 
 /// Runs an [`Application`] over the upload topics of its consumer group.
 pub struct Runner<A, L = Kafka> {
@@ -54,7 +57,8 @@ pub struct Runner<A, L = Kafka> {
     pub network: NetworkFeed,
     /// Limits and names.
     pub settings: Settings,
-    /// Tells when checkpoints are due. What is decided about uploads does not depend on it.
+    /// Tells when checkpoints are due, once it is held against the broker's. What is decided about uploads does not
+    /// depend on it.
     pub clock: SharedClock,
     /// Where progress is reported.
     pub beat: Beat,
@@ -76,9 +80,10 @@ impl<A: Application, L: Log> Runner<A, L> {
     pub fn run(self, shutdown: &Shutdown) -> Result<(), Fatal> {
         let metrics = TransactionMetrics::register()?;
         let preparation = Preparation::start(&self.application, self.settings.threads);
+        let clock = Arc::new(BrokerClock::register(Arc::clone(&self.clock))?);
         let mut first = true;
         while !shutdown.is_tripped() {
-            let clients = match self.connect(first) {
+            let clients = match self.connect(first, &clock) {
                 Ok(clients) => clients,
                 Err(fatal) if first || fatal.exit == Exit::Failure => return Err(fatal),
                 Err(fatal) => {
@@ -92,6 +97,7 @@ impl<A: Application, L: Log> Runner<A, L> {
             let mut session = Session {
                 runner: &self,
                 preparation: &preparation,
+                clock: Arc::clone(&clock),
                 consumer: clients.0,
                 producer: clients.1,
                 origins: BTreeMap::new(),
@@ -120,16 +126,18 @@ impl<A: Application, L: Log> Runner<A, L> {
     pub(super) fn is_due(&self, state: &A::State, patience: Millis, now: Millis) -> bool {
         let interval =
             self.settings.checkpoint_interval.map(|i| i64::try_from(i.as_millis()).unwrap_or(i64::MAX));
-        interval.is_some_and(|i| now >= patience && now.since(self.application.last_checkpoint(state)) >= i)
+        let last = self.application.last_checkpoint(state);
+        // One from the future was made by a clock that was wrong, and would hold up all others until then.
+        interval.is_some_and(|i| now >= patience && (now.since(last) >= i || last.since(now) > FUTURE_MS))
     }
 
     /// Transactions first, subscription after: an older self that still writes is fenced before anything is read.
-    fn connect(&self, first: bool) -> Result<(L::Input, L::Writer), Fatal> {
+    fn connect(&self, first: bool, clock: &Arc<BrokerClock>) -> Result<(L::Input, L::Writer), Fatal> {
         let unreachable = |e: Fault| match e.remedy {
             Remedy::Exit => Fatal::failure(format!("{}: {e}", self.settings.transactional_id)),
             _ => Fatal::unreachable(format!("the broker does not answer: {e}")),
         };
-        let producer = self.kafka.writer(&self.settings.transactional_id).map_err(Fatal::config)?;
+        let producer = self.kafka.writer(&self.settings.transactional_id, clock).map_err(Fatal::config)?;
         producer.init(if first { 3 * BROKER_TIMEOUT } else { BROKER_TIMEOUT }).map_err(unreachable)?;
         let consumer = self.kafka.input().map_err(Fatal::config)?;
         consumer.subscribe().map_err(unreachable)?;
@@ -141,6 +149,8 @@ impl<A: Application, L: Log> Runner<A, L> {
 struct Session<'a, A: Application, L: Log> {
     runner: &'a Runner<A, L>,
     preparation: &'a Preparation<A>,
+    /// The broker's clock.
+    clock: Arc<BrokerClock>,
     consumer: L::Input,
     producer: L::Writer,
     origins: BTreeMap<Country, Origin<A>>,
@@ -220,7 +230,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
         let (application, kafka, codec) =
             (Arc::clone(&runner.application), runner.kafka.clone(), runner.codec.clone());
         let (network, instance) = (runner.network.clone(), runner.settings.transactional_id.clone());
-        let sender = self.sender.clone();
+        let (sender, clock) = (self.sender.clone(), Arc::clone(&self.clock));
         runner.kafka.spawn(move || {
             kafka.sleep(pause);
             let takeover = Takeover {
@@ -229,6 +239,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
                 codec: &codec,
                 network: &network,
                 instance: &instance,
+                clock: &clock,
             };
             let started = kafka.now();
             let restored = catch_unwind(AssertUnwindSafe(|| takeover.run(origin)));
@@ -277,7 +288,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
     }
 
     fn checkpoints_are_due(&self) -> bool {
-        let now = self.runner.clock.now();
+        let now = self.clock.now();
         let due = |o: &Origin<A>| match &o.phase {
             Phase::Live(state) => self.runner.is_due(state, o.patience, now),
             _ => false,
@@ -294,6 +305,7 @@ impl<A: Application, L: Log> Session<'_, A, L> {
             consumer: &self.consumer,
             kafka: &runner.kafka,
             instance: &runner.settings.transactional_id,
+            clock: &self.clock,
         };
         guard::pass("before-begin", transaction.instance);
         transaction.begin()?;

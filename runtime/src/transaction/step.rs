@@ -12,7 +12,7 @@ use super::{
     guard,
     log::{Input, Log, Writer},
 };
-use crate::tail::BROKER_TIMEOUT;
+use crate::{skew::BrokerClock, tail::BROKER_TIMEOUT};
 
 /// Why a transaction did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,8 @@ pub(super) struct Transaction<'a, L: Log> {
     pub consumer: &'a L::Input,
     pub kafka: &'a L,
     pub instance: &'a str,
+    /// The broker's clock.
+    pub clock: &'a BrokerClock,
 }
 
 impl<L: Log> Transaction<'_, L> {

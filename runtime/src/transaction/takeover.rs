@@ -3,7 +3,10 @@
 //! The order matters. Commit markers land on each partition by themselves, so the committed offset may be visible
 //! before the ledger entry that goes with it; and a dead instance may have left a transaction open.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use keyferry_schemas::{
     avro::AvroError,
@@ -22,6 +25,7 @@ use crate::{
     codec::Codec,
     kafka::Isolation,
     network::NetworkFeed,
+    skew::BrokerClock,
     tail::{BROKER_TIMEOUT, Next, Start},
 };
 
@@ -65,6 +69,7 @@ pub(super) struct Takeover<'a, A, L> {
     pub codec: &'a Codec,
     pub network: &'a NetworkFeed,
     pub instance: &'a str,
+    pub clock: &'a Arc<BrokerClock>,
 }
 
 impl<A: Application, L: Log> Takeover<'_, A, L> {
@@ -253,7 +258,7 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
         writers.remove(self.instance);
         for writer in writers {
             tracing::warn!(%origin, %writer, "an instance that does not own this origin left a transaction open: fencing it");
-            self.kafka.writer(&writer)?.init(BROKER_TIMEOUT)?;
+            self.kafka.writer(&writer, self.clock)?.init(BROKER_TIMEOUT)?;
         }
         Ok(())
     }

@@ -100,6 +100,7 @@ impl Callbacks {
             periods,
             metrics: CallbackMetrics::new()?,
         };
+        tools.producer.measure(Arc::clone(clock))?;
         Ok(Self { tools: Arc::new(tools), desks: Arc::default() })
     }
 

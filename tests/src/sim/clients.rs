@@ -8,6 +8,7 @@ use std::{
 use keyferry_runtime::{
     clock::Clock,
     kafka::Isolation,
+    skew::BrokerClock,
     tail::{Next, Record, Start},
     transaction::{
         Output,
@@ -51,7 +52,9 @@ impl Log for SimLog {
         Ok(SimInput { log: self.clone(), index, assignment: Assignment::default() })
     }
 
-    fn writer(&self, transactional_id: &str) -> Result<SimWriter, Fault> {
+    fn writer(&self, transactional_id: &str, clock: &Arc<BrokerClock>) -> Result<SimWriter, Fault> {
+        // The simulated log keeps the sender's time, and there is one clock only.
+        clock.hear(None);
         let mut c = self.sim.peek();
         c.topics.producers.push(Producer {
             life: self.life,
