@@ -188,7 +188,7 @@ impl Parts {
         }
     }
 
-    fn members(&self, states: &[MemberState]) -> Vec<Country> {
+    pub(crate) fn members(&self, states: &[MemberState]) -> Vec<Country> {
         let now = self.clock.now();
         let network = self.feed.current();
         let all = network.iter().flat_map(|n| n.countries().map(|c| (c, n.state(c, now))));

@@ -6,6 +6,7 @@
 //! | `supervise`, [`sweep`] | members that come and leave; erasure |
 //! | [`worker`], [`source`] | one country: reads its topic, verifies, stores |
 //! | `standing` | how a country stands: what of it goes to the log, the metrics, the probes |
+//! | `stated` | when each origin was heard last, be it that nothing flows |
 //! | `patience` | waiting for what may be slow |
 //! | [`joining`] | how long uploads wait for others; pure |
 //! | [`intake`] | what was verified and is not stored yet; pure |
@@ -35,6 +36,7 @@ mod patience;
 pub mod shelf;
 pub mod source;
 mod standing;
+mod stated;
 pub mod store;
 mod supervise;
 pub mod sweep;

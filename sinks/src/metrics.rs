@@ -5,6 +5,8 @@ use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec};
 use keyferry_runtime::{exit::Fatal, metrics, network::NetworkFeed};
 use keyferry_schemas::{country::Country, time::Millis};
 
+use crate::stated::Stated;
+
 /// The label of an origin that is no member: what names it was not verified and may be anything.
 const STRANGER: &str = "unknown";
 
@@ -15,6 +17,8 @@ pub struct Metrics {
     breaks: IntCounterVec,
     oldest: GaugeVec,
     up: IntGaugeVec,
+    /// When each origin last stated its chains.
+    pub(crate) stated: Stated,
 }
 
 impl Metrics {
@@ -33,6 +37,7 @@ impl Metrics {
             breaks: metrics::counter("keyferry_chain_breaks_total", breaks, &["origin"])?,
             oldest: metrics::float_gauge("keyferry_oldest_data_timestamp_seconds", oldest, &["destination"])?,
             up: metrics::gauge("keyferry_distribution_up", up, &["destination"])?,
+            stated: Stated::new()?,
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyferry_runtime::health::Beat;
-use keyferry_schemas::{country::Country, time::Millis};
+use keyferry_schemas::{country::Country, network::MemberState, time::Millis};
 
 use crate::{
     distribute::Parts,
@@ -29,6 +29,7 @@ pub(crate) async fn supervise(parts: Arc<Parts>, beat: Beat, damaged: BTreeSet<C
     let mut sweep_at = Instant::now();
     while !parts.stop.is_tripped() {
         parts.metrics.origins(&parts.feed);
+        parts.metrics.stated.expect(parts.awaited(), parts.clock.now());
         let left = parts.left();
         for country in parts.shelves.countries().into_iter().filter(|c| left.contains(c)) {
             patiently(&beat, parts.end(country)).await;
@@ -63,6 +64,14 @@ pub(crate) async fn supervise(parts: Arc<Parts>, beat: Beat, damaged: BTreeSet<C
 }
 
 impl Parts {
+    /// Whose checkpoints are waited for, and by whom.
+    fn awaited(&self) -> Vec<(Country, Country)> {
+        let origins = self.members(&[MemberState::Active, MemberState::Paused]);
+        let served = self.shelves.countries();
+        let pairs = origins.into_iter().flat_map(|o| served.iter().map(move |d| (o, *d)));
+        pairs.filter(|(origin, destination)| origin != destination).collect()
+    }
+
     /// One sweep of every country, those that have left included: of these nothing is kept. Returns the first error,
     /// which keeps no other country from its sweep.
     async fn sweep(&self, beat: &Beat) -> Result<(), StoreError> {

@@ -154,6 +154,10 @@ impl Worker {
                         }
                     }
                     intake.take(record.offset, &read, &self.feed.versions(), &self.proofs)?;
+                    if let Read::Checkpoint(checkpoint) = &read {
+                        let destination = self.shelf.country();
+                        self.metrics.stated.heard(checkpoint.origin, destination, checkpoint.at);
+                    }
                     self.beat.progress();
                     *heard = Heard::now();
                 }

@@ -4,10 +4,13 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `batch`, `topic`, `store` | where the batches come from |
+//! | `ledger`, `compare` | what an origin's ledger says, and whether all were told the same |
 //! | `walk` | each batch by itself, and the chains they form |
 //! | `report` | what is answered |
 
 mod batch;
+mod compare;
+mod ledger;
 mod report;
 mod store;
 mod topic;
@@ -42,6 +45,16 @@ pub enum Command {
         after_help = "Example: keyferry verify store --country DE --path /var/lib/keyferry --network network.yaml --anchor anchor.pem"
     )]
     Store(store::Store),
+    /// Verifies an origin's ledger, and says which batches it caused
+    #[command(
+        after_help = "Example: keyferry verify ledger --country DE --bootstrap localhost:9092 --json > ledger-de.json"
+    )]
+    Ledger(ledger::Ledger),
+    /// Holds reports of ledgers and of topics together: whether several countries were told different things
+    #[command(
+        after_help = "Example: keyferry verify compare ledger-de.json topic-fr.json topic-nl.json\nMake the reports of ledgers first, then those of topics: `verify ledger --json` and `verify topic --json`."
+    )]
+    Compare(compare::Compare),
 }
 
 /// With what to verify.
@@ -93,18 +106,22 @@ impl Proof {
 /// # Errors
 /// [`Fatal`], with the code for data that are not to be trusted if anything does not verify.
 pub fn run(command: Command) -> Result<(), Fatal> {
-    let proof = match &command {
-        Command::Batch(args) => &args.proof,
-        Command::Topic(args) => &args.proof,
-        Command::Store(args) => &args.proof,
+    let kafka = match &command {
+        Command::Batch(args) => &args.proof.kafka,
+        Command::Topic(args) => &args.proof.kafka,
+        Command::Store(args) => &args.proof.kafka,
+        Command::Ledger(args) => &args.kafka,
+        Command::Compare(args) => return compare::run(args),
     };
-    if proof.kafka.file.only_checked()? {
+    if kafka.file.only_checked()? {
         return Ok(());
     }
     match command {
         Command::Batch(args) => batch::run(&args),
         Command::Topic(args) => topic::run(&args),
         Command::Store(args) => store::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
+        Command::Compare(args) => compare::run(&args),
     }
 }
 

@@ -35,6 +35,17 @@ pub(super) struct Line {
     pub(super) keys_present: bool,
     /// Of the origin, which only a whole batch has.
     pub(super) origin_signature: &'static str,
+    /// By which others find the same batch, and the same upload; a store is not compared.
+    #[serde(flatten)]
+    pub(super) identity: Option<Identity>,
+}
+
+/// What a batch is, without its keys.
+#[derive(Serialize)]
+pub(super) struct Identity {
+    pub(super) upload_id: String,
+    pub(super) manifest_sha256: String,
+    pub(super) canonical_sha256: String,
 }
 
 /// What is complete.
@@ -46,6 +57,8 @@ pub(super) struct Chain {
     pub(super) begins: &'static str,
     /// The time of the last checkpoint that states the chain as it is here.
     pub(super) stated_at: Option<String>,
+    /// How long ago that was.
+    pub(super) stated_age_s: Option<i64>,
 }
 
 /// What proves the origin of a batch.
@@ -136,7 +149,8 @@ impl Report {
             .iter()
             .map(|(origin, c)| {
                 let range = format!("{} to {}", c.first_sequence, c.last_sequence);
-                let stated = c.stated_at.clone().unwrap_or_else(|| "-".into());
+                let stated = c.stated_at.as_ref().zip(c.stated_age_s);
+                let stated = stated.map_or("-".into(), |(at, age)| format!("{at}, {age} s ago"));
                 [origin.clone(), range, c.begins.to_owned(), stated, c.last_manifest_sha256[..16].to_owned()]
             })
             .collect();

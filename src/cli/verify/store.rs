@@ -98,6 +98,7 @@ fn report(source: String, country: Country, found: &Found) -> Report {
             level,
             keys_present: b.keys_present,
             origin_signature: origin_signature(level, b.keys_present),
+            identity: None,
         }
     });
     let chains = found.chains.iter().map(|(origin, link)| {
@@ -110,6 +111,7 @@ fn report(source: String, country: Country, found: &Found) -> Report {
             // Checkpoints are not kept in a store.
             begins: begins(first_sequence, false, false),
             stated_at: None,
+            stated_age_s: None,
         };
         (origin.to_string(), chain)
     });

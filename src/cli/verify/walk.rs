@@ -2,16 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-use keyferry_runtime::{codec::KeysRecord, network::Versions};
+use keyferry_runtime::{
+    clock::{Clock as _, SystemClock},
+    codec::KeysRecord,
+    network::Versions,
+};
 use keyferry_schemas::{
     avro::Record as _,
     batch::{Checkpoint, Manifest, SignedBatch},
     chain::{Break, Chains, VerifiedBatch},
     country::Country,
+    network::MemberState,
     time::Millis,
 };
 
-use super::report::{Chain, Line, Report, begins, level, origin_signature, unproven};
+use super::report::{Chain, Identity, Line, Report, begins, level, origin_signature, unproven};
 
 /// Where a chain may begin, besides at its first batch and at a checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,6 +103,11 @@ impl<'a> Walk<'a> {
             level: level(manifest.level),
             keys_present: true,
             origin_signature: origin_signature(level(manifest.level), true),
+            identity: Some(Identity {
+                upload_id: hex::encode(manifest.upload_id),
+                manifest_sha256: hex::encode(verified.hash()),
+                canonical_sha256: hex::encode(manifest.canonical),
+            }),
         });
         Ok(())
     }
@@ -129,9 +139,26 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The first member that did not state its chain in the last `within_s` seconds before `now`.
+    pub(super) fn silent(&self, within_s: u32, now: Millis) -> Option<String> {
+        let (network, destination) = (self.versions.values().next_back()?, self.destination?);
+        let states = |c: Country| {
+            c != destination && matches!(network.state(c, now), MemberState::Active | MemberState::Paused)
+        };
+        network.countries().filter(|c| states(*c)).find_map(|origin| {
+            let last = self.stated.get(&origin);
+            let recent = last.is_some_and(|at| now.since(*at) / 1000 <= i64::from(within_s));
+            let last = last.map_or("never".to_owned(), |at| format!("last at {at}"));
+            (!recent).then(|| {
+                format!("the chain from {origin} was stated {last}, and not within {within_s} s: its processor stands still, or the end of the topic is cut off")
+            })
+        })
+    }
+
     /// What was found, with the fault if there was one.
     pub(super) fn end(mut self, fault: Option<String>) -> Report {
         self.report.destination = self.destination.map(|c| c.to_string());
+        let now = SystemClock.now();
         for (origin, link) in self.chains.iter().flat_map(|c| c.links()) {
             let first = self.first.get(origin).copied().unwrap_or(link.sequence);
             let stated = self.stated.get(origin);
@@ -141,6 +168,7 @@ impl<'a> Walk<'a> {
                 last_manifest_sha256: hex::encode(link.manifest),
                 begins: begins(first, self.from_checkpoint.contains(origin), stated.is_some()),
                 stated_at: stated.map(ToString::to_string),
+                stated_age_s: stated.map(|at| now.since(*at) / 1000),
             };
             self.report.chains.insert(origin.to_string(), chain);
         }
