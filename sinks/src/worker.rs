@@ -84,10 +84,11 @@ impl Worker {
         let mut standing = Standing::new(self.shelf.country(), self.topic.name(), beat, metrics, feed);
         let mut pause = PAUSES.0;
         while !self.stop.is_tripped() {
-            let begun = Instant::now();
+            let (begun, before) = (Instant::now(), *self.shelf.watch().borrow());
             let Err(fault) = self.session(&mut standing) else { break };
             standing.failed(&fault);
-            if begun.elapsed() > PAUSES.1 {
+            // Outages that follow one another are no long one.
+            if begun.elapsed() > PAUSES.1 || *self.shelf.watch().borrow() > before {
                 pause = PAUSES.0;
             }
             // A break is looked at again, because what was missing may have come.
