@@ -36,9 +36,9 @@ pub(super) fn answers(scene: &Scene, journal: &[Sent], judged: &[Judged]) -> Res
         from += place.with_context(|| {
             format!("{}: it is not on the topic, or before what was answered earlier", at())
         })?;
-        let right =
-            judged[from..].iter().filter(|j| j.name == own).any(|j| expected(&j.decision) == sent.answer);
-        ensure!(right, "{} instead of {:?}", at(), expected(&judged[from].decision));
+        let own = judged[from..].iter().filter(|j| j.name == own);
+        let own: Vec<_> = own.map(|j| expected(&j.decision)).collect();
+        ensure!(own.contains(&sent.answer), "{} instead of one of {own:?}", at());
     }
     Ok(())
 }

@@ -74,7 +74,6 @@ pub fn compare(scene: &Scene, load: &Load) -> Result<Compared> {
     for origin in COUNTRIES {
         let journal = load.journal(origin);
         let all = judge(scene, origin, &journal).with_context(|| format!("uploads of {origin}"))?;
-        answers(scene, &journal, &all).with_context(|| format!("answers to {origin}"))?;
         compared.answers += journal.len();
         compared.uploads += all.len();
         for (n, one) in all.iter().enumerate() {
@@ -88,6 +87,7 @@ pub fn compare(scene: &Scene, load: &Load) -> Result<Compared> {
                 expected.entry(to).or_default().entry(origin).or_default().push((parcel.clone(), n));
             }
         }
+        answers(scene, &journal, &all).with_context(|| format!("answers to {origin}"))?;
         judged.insert(origin, all);
     }
     rejects(scene, judged.values().flatten()).context("rejects")?;
@@ -110,7 +110,9 @@ fn judge(scene: &Scene, origin: &str, journal: &[Sent]) -> Result<Vec<Judged>> {
     let topic = topics::uploads(origin.parse()?);
     let begun = Instant::now();
     let (records, ledger) = loop {
-        let (records, ledger) = (hub.records(&topic, Isolation::Committed)?, hub.ledger(origin)?);
+        // In this order: a gateway that hung may add something meanwhile.
+        let ledger = hub.ledger(origin)?;
+        let records = hub.records(&topic, Isolation::Committed)?;
         ensure!(ledger.len() <= records.len(), "{} decisions about {} uploads", ledger.len(), records.len());
         if ledger.len() == records.len() {
             break (records, ledger);

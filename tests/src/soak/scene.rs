@@ -52,7 +52,7 @@ impl Scene {
     /// # Errors
     /// The broker does not start.
     pub fn start() -> Result<Self> {
-        let now = SystemClock.now().timestamp();
+        let now = moment();
         let mut world = World::new(&COUNTRIES, now)?;
         let other_key = SigningKey::from_bytes(&[9; 32]);
         policies(&mut world)?;
@@ -127,7 +127,7 @@ impl Scene {
     /// The broker does not take it.
     pub fn set_state(&self, country: &str, state: MemberState) -> Result<i64> {
         self.publish(|d| {
-            member(d, country)?.states.push(StateSince { state, from: Timestamp::now() });
+            member(d, country)?.states.push(StateSince { state, from: moment() });
             Ok(())
         })
     }
@@ -138,7 +138,7 @@ impl Scene {
     /// # Errors
     /// The broker does not take it.
     pub fn replace_signing(&self, country: &str) -> Result<i64> {
-        let now = Timestamp::now();
+        let now = moment();
         let new = Identity::new(country, "Batch signing", Algorithm::P256, now)?;
         let until = now.saturating_add(SignedDuration::from_hours(24 * 100))?;
         let registered = self.hub.world.register(&new, Use::Signing, now, until)?;
@@ -158,7 +158,7 @@ impl Scene {
     /// # Errors
     /// The broker does not take it.
     pub fn rotate_hub_key(&self) -> Result<i64> {
-        let now = Timestamp::now();
+        let now = moment();
         let far = now.saturating_add(SignedDuration::from_hours(24 * 100))?;
         let keys = [(HUB_KEY, &self.hub.world.hub_key), (OTHER_KEY, &self.other_key)];
         self.publish(|d| {
@@ -183,13 +183,18 @@ impl Scene {
     /// # Errors
     /// The broker does not take it.
     pub fn set_agreement(&self, id: i32, in_force: bool) -> Result<i64> {
-        let now = Timestamp::now();
+        let now = moment();
         let until = if in_force { now.saturating_add(SignedDuration::from_hours(24 * 100))? } else { now };
         self.publish(|d| {
             d.agreements.iter_mut().find(|a| a.id == id).context("an agreement")?.until = until;
             Ok(())
         })
     }
+}
+
+/// Now, in whole milliseconds: no upload may come between a date and what Kafka can say of it.
+fn moment() -> Timestamp {
+    SystemClock.now().timestamp()
 }
 
 trait Before {
