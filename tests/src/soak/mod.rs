@@ -5,13 +5,13 @@
 //! |---|---|
 //! | here | a round: stage, load, faults, comparison |
 //! | [`scene`] | four countries with different policies, and a network document that changes |
-//! | [`stage`] | gateways, processors and distribution services in processes |
+//! | [`stage`], [`slot`] | gateways, processors and distribution services in processes |
 //! | [`points`] | the named places at which they can be stopped |
 //! | [`stream`] | what the countries upload |
 //! | [`client`], [`fetch`] | a backend that sends again until it is answered, and one that downloads |
 //! | [`load`] | all of these at once |
 //! | [`fault`] | what is broken |
-//! | [`model`] | the rules, said once more |
+//! | [`model`], `keys` | the rules, said once more |
 //! | [`compare`], `answers` | topics, downloads and answers held against it |
 //!
 //! Failures: processes that end, hang and wake at named points and at random; more and fewer of them, none of them; the
@@ -23,10 +23,12 @@ pub mod client;
 pub mod compare;
 pub mod fault;
 pub mod fetch;
+mod keys;
 pub mod load;
 pub mod model;
 pub mod points;
 pub mod scene;
+pub mod slot;
 pub mod stage;
 pub mod stream;
 
