@@ -98,7 +98,7 @@ impl<L: Log> Transaction<'_, L> {
     fn drain(&self) -> Result<(), StepFault> {
         let deadline = self.kafka.now() + 2 * BROKER_TIMEOUT;
         while self.producer.in_flight() > 0 {
-            self.producer.serve(Duration::from_millis(1));
+            self.producer.serve(Duration::from_micros(500));
             if self.kafka.now() > deadline {
                 return Err(StepFault::Unacknowledged(self.producer.in_flight()));
             }
