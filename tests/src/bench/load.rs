@@ -88,7 +88,7 @@ pub fn send(producer: &BaseProducer, mut record: BaseRecord<'_, str, Vec<u8>>) -
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(QueueFull), same)) => {
                 record = same;
-                producer.poll(Duration::from_millis(1));
+                serve(producer);
             }
             Err((e, _)) => return Err(e.into()),
         }
@@ -101,8 +101,21 @@ pub fn send(producer: &BaseProducer, mut record: BaseRecord<'_, str, Vec<u8>>) -
 /// It is not by then.
 pub fn drain(producer: &BaseProducer, give_up: Instant) -> Result<()> {
     while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
+        serve(producer);
         ensure!(Instant::now() < give_up, "{} records are not acknowledged", producer.in_flight_count());
     }
     Ok(())
+}
+
+/// Waits for a moment and takes what is acknowledged, as the transaction loop does: `poll` with a short wait would turn in
+/// place.
+fn serve(producer: &BaseProducer) {
+    std::thread::sleep(Duration::from_micros(500));
+    loop {
+        let before = producer.in_flight_count();
+        producer.poll(Duration::ZERO);
+        if producer.in_flight_count() >= before {
+            return;
+        }
+    }
 }

@@ -142,7 +142,9 @@ pub struct Needs {
 pub fn table(constants: &Constants) -> String {
     let needs: Vec<_> = NETWORKS.iter().map(|n| (n, constants.needs(n))).collect();
     let mut text = String::from("| |");
-    NETWORKS.iter().for_each(|n| drop(write!(text, " {} |", n.name)));
+    for network in &NETWORKS {
+        let _ = write!(text, " {} |", network.name);
+    }
     text += "\n|---|---:|---:|---:|\n";
     let mut row = |name: &str, of: &dyn Fn(&Network, &Needs) -> String| {
         let cells: String = needs.iter().map(|(network, n)| format!(" {} |", of(network, n))).collect();
