@@ -1,5 +1,6 @@
 //! `bench [--quick] [--into FILE] [PART]...`: measures, prints a table, and writes the figures as flat JSON, to
-//! `target/bench/summary.json` unless told otherwise. `make bench` runs all of it.
+//! `target/bench/summary.json` unless told otherwise, and tables for the documentation beside it. `make bench` runs all
+//! of it.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
     let mut summary = read(&file)?;
     summary.extend(stages);
     std::fs::write(&file, serde_json::to_string_pretty(&summary)? + "\n")?;
+    std::fs::write(folder.join("table.md"), all.to_string())?;
     println!("{all}");
     // Only a whole run, or one that goes on with the figures of such a run, has all constants.
     if let Ok(constants) = Constants::of(&summary) {
