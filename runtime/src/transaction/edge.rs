@@ -313,6 +313,7 @@ mod tests {
     use rdkafka::ClientConfig;
 
     use super::*;
+    use crate::clock::SystemClock;
 
     /// Nanoseconds that this thread has been on a processor.
     fn busy() -> u64 {
@@ -327,7 +328,9 @@ mod tests {
             .set("bootstrap.servers", "127.0.0.1:1")
             .set_log_level(RDKafkaLogLevel::Emerg)
             .clone();
-        let producer: BaseProducer<Deliveries> = config.create_with_context(Deliveries::default()).unwrap();
+        let clock = Arc::new(BrokerClock::register(Arc::new(SystemClock)).unwrap());
+        let deliveries = Deliveries { failed: Mutex::default(), clock };
+        let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries).unwrap();
         producer.send(BaseRecord::<[u8], [u8]>::to("nowhere").payload(b"x")).map_err(|(e, _)| e).unwrap();
         let before = busy();
         (0..200).for_each(|_| producer.serve(Duration::from_millis(1)));
