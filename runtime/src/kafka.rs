@@ -47,6 +47,10 @@ impl Kafka {
             // Otherwise a new origin's topic is noticed after five minutes.
             .set("topic.metadata.refresh.interval.ms", "5000")
             .set("log.connection.close", "false");
+        // Ten seconds otherwise, and again for each client that waits for another: a broker that is back is to be found.
+        if base.get("reconnect.backoff.max.ms").is_none() {
+            base.set("reconnect.backoff.max.ms", "1000");
+        }
         Self { base, role: role.to_owned() }
     }
 

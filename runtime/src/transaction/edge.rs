@@ -1,7 +1,7 @@
 //! The edge: what the loop asks of its log, asked of Kafka through rdkafka.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::channel},
     time::{Duration, Instant},
 };
 
@@ -30,9 +30,12 @@ use crate::{
     tail::{BROKER_TIMEOUT, Next, Record, Start, Tail},
 };
 
+/// How much later than it should a call may come back.
+const GRACE: Duration = Duration::from_secs(2);
+
 impl Log for Kafka {
     type Input = BaseConsumer<Assignment>;
-    type Writer = BaseProducer<Deliveries>;
+    type Writer = Arc<BaseProducer<Deliveries>>;
     type Reader = Tail;
     type Offsets = clients::Reader;
 
@@ -42,7 +45,8 @@ impl Log for Kafka {
 
     fn writer(&self, transactional_id: &str, clock: &Arc<BrokerClock>) -> Result<Self::Writer, Fault> {
         let deliveries = Deliveries { failed: Mutex::default(), clock: Arc::clone(clock) };
-        Ok(self.transactional_config(transactional_id).create_with_context(deliveries)?)
+        let config = self.transactional_config(transactional_id);
+        Ok(Arc::new(config.create_with_context(deliveries)?))
     }
 
     fn reader(&self, topic: &str, isolation: Isolation, start: Start) -> Result<Tail, Fault> {
@@ -67,7 +71,7 @@ impl Log for Kafka {
 }
 
 impl Input for BaseConsumer<Assignment> {
-    type Member = ConsumerGroupMetadata;
+    type Member = Arc<ConsumerGroupMetadata>;
 
     fn subscribe(&self) -> Result<(), Fault> {
         Ok(Consumer::subscribe(self, &[topics::UPLOADS_PATTERN])?)
@@ -95,8 +99,8 @@ impl Input for BaseConsumer<Assignment> {
         Consumer::assignment_lost(self)
     }
 
-    fn member(&self) -> Option<ConsumerGroupMetadata> {
-        self.group_metadata()
+    fn member(&self) -> Option<Self::Member> {
+        self.group_metadata().map(Arc::new)
     }
 
     fn seek(&self, topic: &str, offset: i64) -> Result<(), Fault> {
@@ -198,8 +202,8 @@ impl ProducerContext for Deliveries {
     }
 }
 
-impl Writer for BaseProducer<Deliveries> {
-    type Member = ConsumerGroupMetadata;
+impl Writer for Arc<BaseProducer<Deliveries>> {
+    type Member = Arc<ConsumerGroupMetadata>;
 
     fn init(&self, timeout: Duration) -> Result<(), Fault> {
         Ok(self.init_transactions(timeout)?)
@@ -254,12 +258,32 @@ impl Writer for BaseProducer<Deliveries> {
         self.context().failed().take().map(Fault::from)
     }
 
-    fn send_offsets(&self, offsets: &[(String, i64)], member: &ConsumerGroupMetadata) -> Result<(), Fault> {
+    /// On a thread of its own, since it may never come back: librdkafka 2.12 waits for a coordinator that is gone until any
+    /// broker's connection comes or goes, and forgets its time limit. Meanwhile the member would keep up its heartbeats
+    /// and its origins. That thread holds a producer which is fenced by the next one of the same id.
+    fn send_offsets(
+        &self,
+        offsets: &[(String, i64)],
+        member: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<(), Fault> {
         let mut list = TopicPartitionList::new();
         for (topic, offset) in offsets {
             list.add_partition_offset(topic, 0, Offset::Offset(*offset))?;
         }
-        Ok(self.send_offsets_to_transaction(&list, member, BROKER_TIMEOUT)?)
+        let (producer, member) = (Self::clone(self), Arc::clone(member));
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let sent = producer.send_offsets_to_transaction(&list, &member, BROKER_TIMEOUT);
+            // Before the result is known: whoever waits for it may be the last to hold the producer.
+            drop(producer);
+            let _ = sender.send(sent);
+        });
+        match receiver.recv_timeout(BROKER_TIMEOUT + GRACE) {
+            Ok(sent) => Ok(sent?),
+            Err(_) => {
+                Err(Fault { what: "the offsets are not answered for".to_owned(), remedy: Remedy::Rebuild })
+            }
+        }
     }
 
     fn commit(&self) -> Result<(), Fault> {
@@ -331,6 +355,7 @@ mod tests {
         let clock = Arc::new(BrokerClock::register(Arc::new(SystemClock)).unwrap());
         let deliveries = Deliveries { failed: Mutex::default(), clock };
         let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries).unwrap();
+        let producer = Arc::new(producer);
         producer.send(BaseRecord::<[u8], [u8]>::to("nowhere").payload(b"x")).map_err(|(e, _)| e).unwrap();
         let before = busy();
         (0..200).for_each(|_| producer.serve(Duration::from_millis(1)));

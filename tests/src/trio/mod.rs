@@ -63,12 +63,12 @@ impl Trio {
         }
         let folder = tempfile::Builder::new().prefix("keyferry-trio-").tempdir()?;
         let log = folder.path().join("places.log");
-        let switch = Switch::make(&log)?;
+        let switch = Switch::make(&log, folder.path())?;
         let addresses = NODES.map(|n| (i32::from(n), switch.address(n)));
         let cluster = cluster_id();
         let mut prepared = Vec::new();
         for number in NODES {
-            let place = Place::make(&log)?;
+            let place = Place::make(&log, None)?;
             switch.plug_in(number, &place)?;
             let data = folder.path().join(number.to_string());
             std::fs::create_dir_all(data.join("data"))?;

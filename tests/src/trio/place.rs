@@ -40,9 +40,10 @@ pub struct Place {
 }
 
 impl Place {
-    pub(super) fn make(log: &Path) -> Result<Self> {
+    /// `temporary` is removed if this process dies.
+    pub(super) fn make(log: &Path, temporary: Option<&Path>) -> Result<Self> {
         let arguments = ["--net", "--mount", "sleep", "infinity"];
-        let holder = Dependent::launch(Path::new("unshare"), arguments, log, None)?;
+        let holder = Dependent::launch(Path::new("unshare"), arguments, log, temporary)?;
         let place = Self { holder };
         let ours = fs::read_link("/proc/self/ns/mnt")?;
         let begun = Instant::now();
@@ -98,14 +99,14 @@ pub struct Switch {
 
 impl Switch {
     /// Plugs this machine in as 198.18.NET.254, of a range that is for benchmarks and nowhere in use.
-    pub(super) fn make(log: &Path) -> Result<Self> {
+    pub(super) fn make(log: &Path, temporary: &Path) -> Result<Self> {
         let taken = run(&["ip", "-4", "-o", "addr"])?;
         let count = CABLES.fetch_add(1, Ordering::Relaxed);
         let first = std::process::id().wrapping_add(count << 7);
         let free = (0..=255_u8).map(|n| n.wrapping_add(first.to_le_bytes()[0]));
         let net =
             free.into_iter().find(|net| !taken.contains(&format!("198.18.{net}."))).context("no net")?;
-        let place = Place::make(log)?;
+        let place = Place::make(log, Some(temporary))?;
         place.run(&["ip", "link", "add", "br0", "type", "bridge"])?;
         place.run(&["ip", "link", "set", "br0", "up"])?;
         let cable = format!("kf{}n{count}", std::process::id());
