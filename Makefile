@@ -46,3 +46,6 @@ fuzz: ## Feed the decoders garbage (TARGET=json SECONDS=60; all of them, a minut
 soak: setup ## Break everything for a while, and compare with a model (MINUTES=10 SEED=)
 	cargo build --workspace --all-features --bin soak --bin lone-role
 	target/debug/soak "$(or $(MINUTES),10)" "$(SEED)"
+
+simulate: ## Play histories over a simulated log until one does not hold (MINUTES=1; KEYFERRY_SEED= plays one and prints it)
+	cargo run --release -p keyferry-tests --all-features --bin simulate -- $(or $(MINUTES),1)

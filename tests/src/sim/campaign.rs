@@ -12,6 +12,9 @@ use std::{
 
 use super::{History, Stage};
 
+/// Lines of a trace that are shown, of its beginning and of its end.
+const LINES: usize = 600;
+
 /// How long histories are played.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
@@ -117,7 +120,14 @@ impl std::fmt::Display for Report {
 #[must_use]
 pub fn tell(stage: &Stage, seed: u64) -> String {
     let history = stage.play(seed, true);
-    let mut text = history.trace.join("\n");
+    // What does not end repeats itself.
+    let (first, rest) = history.trace.split_at(history.trace.len().min(LINES));
+    let last = &rest[rest.len().saturating_sub(LINES)..];
+    let mut text = first.join("\n");
+    if rest.len() > last.len() {
+        let _ = write!(text, "\n... {} lines", rest.len() - last.len());
+    }
+    last.iter().for_each(|line| drop(write!(text, "\n{line}")));
     let _ = write!(text, "\n\nseed {seed}; KEYFERRY_SEED={seed} plays it again");
     for violation in &history.violations {
         let _ = write!(text, "\n  {violation}");

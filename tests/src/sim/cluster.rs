@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap},
 };
 
 use keyferry_runtime::shutdown::Shutdown;
@@ -76,13 +76,10 @@ pub(super) struct Cluster {
     uploaded: usize,
     quiet_since: Option<Micros>,
     pub violations: Vec<String>,
-    pub trace: Option<VecDeque<String>>,
+    pub trace: Option<Vec<String>>,
     pub calls: u64,
     pub counts: BTreeMap<&'static str, u64>,
 }
-
-/// The last lines of a trace that are kept.
-const TRACED: usize = 4000;
 
 impl Cluster {
     pub fn new(plan: Plan, rng: Rng, traced: bool) -> Self {
@@ -101,7 +98,7 @@ impl Cluster {
             uploaded: 0,
             quiet_since: None,
             violations: Vec::new(),
-            trace: traced.then(VecDeque::new),
+            trace: traced.then(Vec::new),
             calls: 0,
             counts: BTreeMap::new(),
             plan,
@@ -139,10 +136,7 @@ impl Cluster {
         if self.trace.is_some() {
             let line = format!("{:>10.3} ms  {}", self.now as f64 / 1000.0, line(self));
             if let Some(trace) = &mut self.trace {
-                trace.push_back(line);
-                if trace.len() > TRACED {
-                    trace.pop_front();
-                }
+                trace.push(line);
             }
         }
     }
@@ -174,6 +168,8 @@ impl Cluster {
             // It ended in an orderly way; its orchestrator starts it again.
             self.note(|c| format!("{} has ended", c.lives[life].name));
             self.lives[life].dead = true;
+            let fibers = &self.fibers;
+            self.runnable.retain(|f| fibers[*f].life != life);
             let (slot, name) = (self.lives[life].slot, self.lives[life].name.clone());
             let wait = self.rng.spread(10 * MS, 2 * SECOND);
             self.post(wait, Event::Start { slot, name });

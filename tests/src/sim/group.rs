@@ -159,22 +159,22 @@ impl Cluster {
         self.complete();
     }
 
-    /// The group is told that a member is gone, or finds it out.
+    /// The group is told that a member is gone, or finds it out. The member hears of it with a heartbeat, some time later.
     pub fn leave(&mut self, member: u64) {
-        if self.group.members.remove(&member).is_some() {
+        if let Some(gone) = self.group.members.remove(&member) {
             self.note(|_| format!("member {member} is out of the group"));
+            let wait = if self.rng.chance(1, 4) && !self.is_calm() { 20 * SECOND } else { SECOND };
+            let wait = self.rng.below(wait);
+            self.post(wait, Event::Heartbeat { input: gone.input });
             self.rebalance();
             self.complete();
         }
     }
 
-    /// A member is put out by somebody else, and hears of it later.
+    /// A member is put out by somebody else.
     pub fn expel(&mut self, input: usize) {
         if let Some(member) = self.group.inputs[input].member {
             self.leave(member);
-            let wait = if self.rng.chance(1, 4) { 20 * SECOND } else { SECOND };
-            let wait = self.rng.below(wait);
-            self.post(wait, Event::Heartbeat { input });
         }
     }
 

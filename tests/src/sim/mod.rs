@@ -116,7 +116,7 @@ impl Stage {
         History {
             seed,
             violations: std::mem::take(&mut cluster.violations),
-            trace: cluster.trace.take().unwrap_or_default().into(),
+            trace: cluster.trace.take().unwrap_or_default(),
             calls: cluster.calls,
             lasted: Duration::from_micros(cluster.now),
             counts: std::mem::take(&mut cluster.counts),
