@@ -127,10 +127,8 @@ pub fn tell(stage: &Stage, seed: u64) -> String {
     if rest.len() > last.len() {
         let _ = write!(text, "\n... {} lines", rest.len() - last.len());
     }
-    last.iter().for_each(|line| drop(write!(text, "\n{line}")));
+    last.iter().for_each(|line| text.extend(["\n", line]));
     let _ = write!(text, "\n\nseed {seed}; KEYFERRY_SEED={seed} plays it again");
-    for violation in &history.violations {
-        let _ = write!(text, "\n  {violation}");
-    }
+    history.violations.iter().for_each(|violation| text.extend(["\n  ", violation]));
     text
 }

@@ -344,7 +344,9 @@ impl Writer for SimWriter {
                 return Err(fenced());
             }
             if member.is_some_and(|(member, generation)| !c.group.is_member(member, generation)) {
-                c.note(|c| format!("{}: offsets of no member are refused", c.topics.producers[self.index].id));
+                c.note(|c| {
+                    format!("{}: offsets of no member are refused", c.topics.producers[self.index].id)
+                });
                 return Err(refused("unknown member or generation"));
             }
             c.add_offsets(self.index, offsets)?;

@@ -217,7 +217,9 @@ impl Cluster {
     pub fn sync(&mut self, input: usize, generation: u64, given: Vec<usize>) {
         let current = self.group.generation;
         let state = &mut self.group.inputs[input];
-        if generation != current || state.member.is_none_or(|m| !self.group.members.contains_key(&m)) {
+        let member = state.member.and_then(|m| self.group.members.get(&m));
+        // Whoever has asked to join the next round takes no answer of the last one.
+        if generation != current || member.is_none_or(|m| self.group.preparing && m.joined) {
             return;
         }
         state.generation = generation;
