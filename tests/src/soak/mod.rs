@@ -46,7 +46,7 @@ use self::{
     compare::{Compared, compare},
     fault::Fault,
     load::Load,
-    scene::Scene,
+    scene::{COUNTRIES, Scene},
     stage::{Role, Stage},
 };
 
@@ -108,7 +108,9 @@ fn play(
         let names: Vec<_> = together.iter().map(|f| f.name()).collect();
         let names = names.join(" + ");
         report.history.push(names.clone());
-        let took = one(&mut stage, &load, &mut together, &mut rng).with_context(|| names.clone())?;
+        let took = one(&mut stage, &load, &mut together, &mut rng)
+            .map_err(|e| topics_too(&scene, e))
+            .with_context(|| names.clone())?;
         report.recoveries.push(took);
         say(&format!(
             "{:4} s  {names}: recovered after {:.1} s, {} uploads answered",
@@ -133,6 +135,14 @@ fn play(
         report.counts.insert(what, n.load(SeqCst));
     }
     Ok(())
+}
+
+/// Where all is not well again, a broken chain is often why: that says more.
+fn topics_too(scene: &Scene, error: anyhow::Error) -> anyhow::Error {
+    COUNTRIES.into_iter().fold(error, |error, country| match scene.hub.batches(country) {
+        Ok(_) => error,
+        Err(broken) => error.context(format!("keys of {country}: {broken:#}")),
+    })
 }
 
 /// Breaks these together, heals them, and waits until all is well.
