@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 use keyferry_schemas::world::Rng;
-use keyferry_tests::soak::{Places, fault, folder, round};
+use keyferry_tests::soak::{Places, fault, folder, round, stage::Stage};
 
 #[test]
 fn nothing_is_lost_doubled_or_changed_whatever_ends_hangs_or_wakes() {
@@ -13,10 +13,10 @@ fn nothing_is_lost_doubled_or_changed_whatever_ends_hangs_or_wakes() {
     println!("KEYFERRY_SEED={seed}");
     let under = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_lone-role").into();
-    let places = Places { program, folder: folder(under.path(), seed, 1) };
+    let places = Places { program, folder: folder(under.path(), seed, 1), three_brokers: false };
     let mut left = fault::each(&mut Rng::new(seed));
     left.reverse();
-    let mut faults = |_: &mut Rng| left.pop().map(|f| vec![f]);
+    let mut faults = |_: &mut Rng, _: &Stage| left.pop().map(|f| vec![f]);
     let report = round(seed, &places, &mut faults, &mut |line| println!("{line}"));
     if report.is_err() {
         // The logs are wanted.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use keyferry_schemas::world::Rng;
-use keyferry_tests::soak::{Places, Report, fault, folder, round};
+use keyferry_tests::soak::{Places, Report, fault, folder, round, stage::Stage};
 
 /// Each round has a hub of its own, for what is compared grows with it.
 const ROUND: Duration = Duration::from_secs(240);
@@ -42,9 +42,15 @@ fn run() -> Result<()> {
     let begun = Instant::now();
     while Instant::now() < end {
         total.rounds += 1;
-        let places = Places { program: program.clone(), folder: folder(&under, seed, total.rounds) };
+        let places = Places {
+            program: program.clone(),
+            folder: folder(&under, seed, total.rounds),
+            three_brokers: true,
+        };
         let until = end.min(Instant::now() + ROUND);
-        let mut faults = |rng: &mut Rng| (Instant::now() < until).then(|| together(rng));
+        let mut faults = |rng: &mut Rng, stage: &Stage| {
+            (Instant::now() < until).then(|| together(rng, stage.scene.trio.is_some()))
+        };
         println!("round {}", total.rounds);
         let report = round(seeds.number(), &places, &mut faults, &mut |line| println!("{line}"))
             .with_context(|| format!("round {} of SEED={seed}", total.rounds))?;
@@ -57,12 +63,12 @@ fn run() -> Result<()> {
 }
 
 /// One fault, or two or three at once.
-fn together(rng: &mut Rng) -> Vec<Box<dyn fault::Fault>> {
-    let first = fault::any(rng);
+fn together(rng: &mut Rng, brokers: bool) -> Vec<Box<dyn fault::Fault>> {
+    let first = fault::any(rng, brokers);
     let mut all = vec![first];
     if !all[0].is_gentle() && rng.below(3) == 0 {
         for _ in 0..1 + rng.below(2) {
-            all.push(fault::any(rng));
+            all.push(fault::any(rng, brokers));
         }
         all.retain(|f| !f.is_gentle());
     }

@@ -24,7 +24,7 @@ use super::{
 use crate::{exchange::client, front::Door};
 
 /// Whoever has no answer after this time will never have one.
-const LIMIT: Duration = Duration::from_secs(150);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A gateway as clients know it.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@
 //! | [`compare`], `answers` | topics, downloads and answers held against it |
 //!
 //! Failures: processes that end, hang and wake at named points and at random; more and fewer of them, none of them; the
-//! network document changes. Not here: brokers that fail.
+//! network document changes; of three brokers any fail.
 //! Nondeterminism: the moments at which signals arrive. The seed fixes uploads and faults, and their order.
 
 mod answers;
@@ -49,6 +49,7 @@ use self::{
     scene::{COUNTRIES, Scene},
     stage::{Role, Stage},
 };
+use crate::trio::Trio;
 
 /// Where the processes are that a round starts, and where it leaves their logs.
 pub struct Places {
@@ -56,6 +57,8 @@ pub struct Places {
     pub program: PathBuf,
     /// A folder; it stays.
     pub folder: PathBuf,
+    /// Whether the hub stands on three brokers, where this machine allows that.
+    pub three_brokers: bool,
 }
 
 /// What a round was like.
@@ -72,7 +75,7 @@ pub struct Report {
 }
 
 /// Faults one after the other.
-pub type Faults<'a> = dyn FnMut(&mut Rng) -> Option<Vec<Box<dyn Fault>>> + 'a;
+pub type Faults<'a> = dyn FnMut(&mut Rng, &Stage) -> Option<Vec<Box<dyn Fault>>> + 'a;
 
 /// One round on a hub of its own: breaks what `faults` says until that has no more, and compares. `say` hears of each step.
 ///
@@ -99,12 +102,13 @@ fn play(
     report: &mut Report,
 ) -> Result<()> {
     let mut rng = Rng::new(seed);
-    let scene = Arc::new(Scene::start()?);
+    let trio = if places.three_brokers { Trio::start()? } else { None };
+    let scene = Arc::new(Scene::start(trio)?);
     let mut stage = Stage::start(Arc::clone(&scene), &places.folder, &places.program)?;
     let mut load = Load::start(&stage, seed)?;
     load.recovered().context("before anything was broken")?;
     let begun = Instant::now();
-    while let Some(mut together) = faults(&mut rng) {
+    while let Some(mut together) = faults(&mut rng, &stage) {
         let names: Vec<_> = together.iter().map(|f| f.name()).collect();
         let names = names.join(" + ");
         report.history.push(names.clone());

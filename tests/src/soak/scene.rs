@@ -22,7 +22,10 @@ use keyferry_schemas::{
     world::{Algorithm, HUB_KEY, Identity, World},
 };
 
-use crate::hub::Hub;
+use crate::{
+    hub::Hub,
+    trio::{TOPICS, Trio},
+};
 
 /// The countries. Each receives in another way.
 pub const COUNTRIES: [&str; 4] = ["DE", "FR", "IT", "NL"];
@@ -33,6 +36,8 @@ pub const OTHER_KEY: &str = "hub-2";
 pub struct Scene {
     /// The hub. Its own idea of the document is the first version.
     pub hub: Hub,
+    /// What the hub stands on, if that is three brokers.
+    pub trio: Option<Mutex<Trio>>,
     /// The hub's second key.
     pub other_key: SigningKey,
     changing: Mutex<Changing>,
@@ -47,11 +52,11 @@ struct Changing {
 }
 
 impl Scene {
-    /// Starts the broker and publishes the first version. Takes some seconds.
+    /// Starts the broker, if there are not three already, and publishes the first version. Takes some seconds.
     ///
     /// # Errors
     /// The broker does not start.
-    pub fn start() -> Result<Self> {
+    pub fn start(trio: Option<Trio>) -> Result<Self> {
         let now = moment();
         let mut world = World::new(&COUNTRIES, now)?;
         let other_key = SigningKey::from_bytes(&[9; 32]);
@@ -59,7 +64,15 @@ impl Scene {
         let versions = BTreeMap::from([(world.document.version, (world.document.clone(), Instant::now()))]);
         let signing = world.nations.iter().map(|(c, n)| (c.to_string(), n.signing.clone())).collect();
         let changing = Mutex::new(Changing { document: world.document.clone(), versions, signing });
-        Ok(Self { hub: Hub::start(world)?, other_key, changing })
+        let hub = match &trio {
+            None => Hub::start(world)?,
+            Some(trio) => {
+                let hub = Hub::over(&trio.bootstrap(), world, TOPICS)?;
+                trio.await_whole();
+                hub
+            }
+        };
+        Ok(Self { hub, trio: trio.map(Mutex::new), other_key, changing })
     }
 
     fn lock(&self) -> MutexGuard<'_, Changing> {

@@ -2,10 +2,12 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `brokers` | of three brokers one is killed, cut off, hangs, has a full disk; or two, or all are gone |
 //! | `process` | processes that are killed, ended, stopped and woken, at random and at named points |
 //! | `fleet` | all of one role gone, more and fewer processors, rolling restarts |
 //! | `network` | the network document changes in the middle of the stream |
 
+mod brokers;
 mod fleet;
 mod network;
 mod process;
@@ -13,6 +15,7 @@ mod process;
 use anyhow::Result;
 use keyferry_schemas::world::Rng;
 
+pub use brokers::Broken;
 pub use fleet::{Gone, Rolling, Scaled};
 pub use network::{Agreement, Certificate, HubKey, Paused};
 pub use process::{Ended, Frozen};
@@ -50,10 +53,10 @@ pub trait Fault: Send {
     }
 }
 
-/// A fault of any kind, by chance.
+/// A fault of any kind, by chance; of brokers too, where there are three.
 #[must_use]
-pub fn any(rng: &mut Rng) -> Box<dyn Fault> {
-    match rng.below(16) {
+pub fn any(rng: &mut Rng, brokers: bool) -> Box<dyn Fault> {
+    match rng.below(if brokers { 20 } else { 16 }) {
         0..=3 => Box::new(Ended::any(rng)),
         4 | 5 => Box::new(Ended { role: Role::Processor, ..Ended::at_a_point(rng) }),
         6..=8 => Box::new(Frozen::any(rng)),
@@ -63,7 +66,8 @@ pub fn any(rng: &mut Rng) -> Box<dyn Fault> {
         12 => Box::new(Paused { country: pick(rng, &["DE", "FR", "NL"]) }),
         13 => Box::new(Agreement { id: 1 + rng.below(3) as i32 }),
         14 => Box::new(HubKey),
-        _ => Box::new(Certificate { country: pick(rng, &super::scene::COUNTRIES) }),
+        15 => Box::new(Certificate { country: pick(rng, &super::scene::COUNTRIES) }),
+        _ => Box::new(Broken::any(rng)),
     }
 }
 
