@@ -69,3 +69,15 @@ fn without_a_guard_a_history_does_not_hold() {
         found(&stage, guard, 5000);
     }
 }
+
+/// Whoever left a transaction open is fenced, so that nobody waits for the broker to abort it.
+#[test]
+fn what_was_left_open_is_not_waited_for() {
+    let stage = Stage::new().unwrap().patient();
+    let alone = FailScenario::setup();
+    let report = campaign(&stage, 1, Until::Histories(1000));
+    println!("{report}");
+    assert!(report.violation.is_none(), "{}", tell(&stage, report.violation.unwrap().seed));
+    alone.teardown();
+    found(&stage, "guard-fence", 1000);
+}

@@ -21,7 +21,7 @@ use super::{
     baton::{Life, MS, Micros, Sim},
     cluster::Event,
     group::{Callback, Position},
-    topics::{Producer, at, fenced, lost, refused},
+    topics::{Producer, fenced, lost, refused},
 };
 
 fn micros(time: Duration) -> Micros {
@@ -37,7 +37,7 @@ pub(super) struct SimLog {
 
 impl Clock for SimLog {
     fn now(&self) -> Millis {
-        at(self.sim.peek().now)
+        self.sim.peek().clock()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use keyferry_runtime::shutdown::Shutdown;
+use keyferry_schemas::time::Millis;
 
 use super::{
     baton::{Fiber, Life, MS, Micros, SECOND},
@@ -125,6 +126,11 @@ impl Cluster {
     pub fn post(&mut self, wait: Micros, event: Event) {
         self.posted += 1;
         self.events.push(Reverse((self.now + wait, self.posted, event)));
+    }
+
+    /// The time, as records bear it.
+    pub fn clock(&self) -> Millis {
+        self.plan.epoch.plus(i64::try_from(self.now / MS).unwrap_or(0))
     }
 
     /// Faults come no more: what was begun must come to its end.
@@ -383,9 +389,9 @@ impl Cluster {
             }
             Event::Upload { origin } => {
                 self.uploaded += 1;
-                let (now, value) = (self.now, self.plan.payload(origin, &mut self.rng));
+                let (at, value) = (self.clock(), self.plan.payload(origin, &mut self.rng));
                 let topic = self.plan.topic(origin);
-                let offset = self.topics.append(&topic, now, value);
+                let offset = self.topics.append(&topic, at, value);
                 self.note(|_| format!("upload {offset} on {topic}"));
             }
             Event::Start { slot, name } => {

@@ -10,7 +10,7 @@
 //! | `group` | the consumer group: members, generations, rebalances |
 //! | `clients` | what the loop holds of all this: the traits of [`keyferry_runtime::transaction::log`] |
 //! | `plan` | what one history is about |
-//! | `exact` | an application without keys |
+//! | `exact`, `real` | an application without keys, for most histories; the pipeline, for the others |
 //! | `oracle` | what must hold at the end |
 //! | `rng` | chance |
 
@@ -22,6 +22,7 @@ mod exact;
 mod group;
 mod oracle;
 mod plan;
+mod real;
 mod rng;
 mod topics;
 
@@ -36,11 +37,12 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{country::Country, world::World};
 
-use baton::{Pool, Sim, Starter};
+use baton::{Micros, Pool, SECOND, Sim, Starter};
 use clients::SimLog;
 use cluster::Cluster;
 use exact::Exact;
-use plan::{Payloads, Plan};
+use plan::Plan;
+use real::Real;
 use rng::Rng;
 
 /// What histories share: made once, as it costs more than many histories.
@@ -51,8 +53,13 @@ pub struct Stage {
     countries: Arc<Vec<Country>>,
     beat: Beat,
     pool: Arc<Pool>,
-    payloads: Payloads,
+    real: Arc<Real>,
+    /// How long the broker lets an open transaction be.
+    transaction_timeout: Micros,
 }
+
+/// One history in so many runs the pipeline.
+const REAL: u64 = 16;
 
 /// What became of a history.
 pub struct History {
@@ -76,16 +83,26 @@ impl Stage {
     /// # Errors
     /// OpenSSL fails.
     pub fn new() -> Result<Self> {
-        let world = World::new(&["DE", "FR", "NL", "ES"], jiff::Timestamp::now())?;
+        let now = jiff::Timestamp::now();
+        let world = World::new(&["DE", "FR", "NL", "ES"], now)?;
         let network = world.network()?;
+        let codec = Codec::single_object()?;
+        let countries: Vec<_> = world.nations.keys().copied().collect();
         Ok(Self {
-            codec: Codec::single_object()?,
+            real: Arc::new(Real::new(&world, &codec, &countries, now.into())?),
+            codec,
             network: NetworkFeed::fixed([(network.version(), network)].into()),
-            countries: Arc::new(world.nations.keys().copied().collect()),
+            countries: Arc::new(countries),
             beat: Health::new("process").component("transactions", Duration::MAX),
             pool: Arc::default(),
-            payloads: Arc::default(),
+            transaction_timeout: 10 * SECOND,
         })
+    }
+
+    /// The same with a broker that leaves open transactions open for ten minutes: whoever waits for it waits too long.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { transaction_timeout: 600 * SECOND, ..self }
     }
 
     /// The same, with threads of its own: one history at a time is played on each.
@@ -97,21 +114,24 @@ impl Stage {
     #[must_use]
     pub fn play(&self, seed: u64, traced: bool) -> History {
         let mut rng = Rng(seed);
-        let plan = Plan::draw(&mut rng, &self.countries, Arc::clone(&self.payloads));
+        let real = seed.is_multiple_of(REAL);
+        let mut plan = Plan::draw(&mut rng, &self.countries);
+        plan.transaction_timeout = self.transaction_timeout;
+        plan.epoch = self.real.epoch;
+        if real {
+            plan.payloads = Arc::clone(&self.real.payloads);
+        }
         let stage = self.clone();
         let starter: Starter = Arc::new(move |log: SimLog| {
             let stage = stage.clone();
-            Box::new(move || {
-                let writer = log.sim.peek().lives[log.life].name.clone();
-                let (codec, countries) = (stage.codec.clone(), Arc::clone(&stage.countries));
-                let sim = Arc::clone(&log.sim);
-                stage.run(log, Exact { codec, countries, writer, sim, secrets: exact::secrets() });
-            })
+            Box::new(move || stage.live(log, real))
         });
         let sim = Sim::new(Cluster::new(plan, rng, traced), starter, Arc::clone(&self.pool));
         let mut cluster = sim.run();
         cluster.settle();
-        let judged = oracle::judge(&cluster, &self.codec, &self.countries, &exact::told);
+        let pipeline_told = |value: &[u8]| real::told(&self.codec, value);
+        let tell: oracle::Tell<'_> = if real { &pipeline_told } else { &exact::told };
+        let judged = oracle::judge(&cluster, &self.codec, &self.countries, tell);
         cluster.violations.extend(judged);
         History {
             seed,
@@ -123,7 +143,21 @@ impl Stage {
         }
     }
 
-    /// One life of an instance: the real loop.
+    /// One life of an instance.
+    fn live(&self, log: SimLog, real: bool) {
+        let writer = log.sim.peek().lives[log.life].name.clone();
+        let codec = self.codec.clone();
+        if !real {
+            let (countries, sim) = (Arc::clone(&self.countries), Arc::clone(&log.sim));
+            return self.run(log, Exact { codec, countries, writer, sim, secrets: exact::secrets() });
+        }
+        match self.real.application(&codec, &writer) {
+            Ok(pipeline) => self.run(log, pipeline),
+            Err(e) => log.sim.peek().violated(format!("there is no pipeline: {e}")),
+        }
+    }
+
+    /// The real loop, to its end.
     fn run<A: Application>(&self, log: SimLog, application: A) {
         let (settings, shutdown) = {
             let cluster = log.sim.peek();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use keyferry_runtime::transaction::Settings;
-use keyferry_schemas::{country::Country, topics};
+use keyferry_schemas::{country::Country, time::Millis, topics};
 
 use super::{
     baton::{MS, Micros, SECOND},
@@ -35,11 +35,14 @@ pub(super) struct Plan {
     pub transaction_timeout: Micros,
     pub max_output_bytes: usize,
     pub checkpoint_interval: Option<Duration>,
-    payloads: Payloads,
+    /// Without, uploads are random bytes.
+    pub payloads: Payloads,
+    /// When the history begins, by the broker's clock.
+    pub epoch: Millis,
 }
 
 impl Plan {
-    pub fn draw(rng: &mut Rng, origins: &[Country], payloads: Payloads) -> Self {
+    pub fn draw(rng: &mut Rng, origins: &[Country]) -> Self {
         let origins = origins[..1 + rng.index(origins.len())].to_vec();
         let most = [2, 4, 12][rng.index(3)];
         let uploads = origins.iter().map(|_| rng.index(most + 1)).collect();
@@ -58,7 +61,8 @@ impl Plan {
             transaction_timeout: 10 * SECOND,
             max_output_bytes: [1, 600, 32 << 20][rng.index(3)],
             checkpoint_interval: [None, None, Some(Duration::from_secs(1 + rng.below(10)))][rng.index(3)],
-            payloads,
+            payloads: Payloads::default(),
+            epoch: Millis(0),
         }
     }
 

@@ -11,7 +11,7 @@ use keyferry_runtime::{
 use keyferry_schemas::{time::Millis, topics};
 
 use super::{
-    baton::{Life, MS, Micros, SECOND},
+    baton::{Life, Micros, SECOND},
     cluster::{Cluster, Event},
     plan::Plan,
 };
@@ -117,10 +117,9 @@ impl Topics {
     }
 
     /// A record outside of transactions.
-    pub fn append(&mut self, topic: &str, now: Micros, value: Bytes) -> i64 {
+    pub fn append(&mut self, topic: &str, timestamp: Millis, value: Bytes) -> i64 {
         let partition = self.partition(topic);
         let offset = partition.end();
-        let timestamp = at(now);
         let record = Record { offset, timestamp, key: None, value: Some(value), headers: Vec::new() };
         partition.slots.push(Slot::Data { transaction: None, record });
         offset
@@ -321,9 +320,4 @@ impl Cluster {
             self.land_marker(transaction, topic.as_deref());
         }
     }
-}
-
-/// A timestamp of the history, in milliseconds.
-pub(super) fn at(now: Micros) -> Millis {
-    Millis(i64::try_from(now / MS).unwrap_or(0))
 }
