@@ -340,8 +340,10 @@ impl Broker {
     /// and unfenced; then topics can be made. An open port, or a log line, comes earlier.
     fn await_ready(&self, java: &mut Dependent) -> Result<(), BrokerError> {
         let (begun, id) = (Instant::now(), self.node.as_ref().map_or(1, |node| node.id));
+        // Several start at the same time, and one waits for another.
+        let limit = if self.node.is_some() { 2 * START_LIMIT } else { START_LIMIT };
         let mut client: Option<BaseConsumer> = None;
-        while begun.elapsed() < START_LIMIT {
+        while begun.elapsed() < limit {
             if let Some(status) = java.ended().map_err(io_error("ask for java's status"))? {
                 return Err(self.died(status.to_string()));
             }
@@ -361,7 +363,7 @@ impl Broker {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Err(BrokerError::NotReady { after_s: START_LIMIT.as_secs(), log: self.log_path() })
+        Err(BrokerError::NotReady { after_s: limit.as_secs(), log: self.log_path() })
     }
 
     fn died(&self, status: String) -> BrokerError {

@@ -11,7 +11,7 @@ mod ask;
 pub mod faults;
 mod place;
 
-use std::{path::PathBuf, thread};
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use keyferry_runtime::{
@@ -20,7 +20,7 @@ use keyferry_runtime::{
 };
 use place::{Place, Switch};
 
-use crate::wait::wait_until;
+use crate::wait::wait_for;
 
 /// The numbers of the nodes.
 pub const NODES: [u8; 3] = [1, 2, 3];
@@ -28,6 +28,8 @@ pub const NODES: [u8; 3] = [1, 2, 3];
 pub const SMALL: u8 = 3;
 /// The size of the small disk. It takes memory as far as it is written to.
 const DISK_BYTES: u64 = 2 << 30;
+/// How long nodes may take for what they do by themselves: several of them start at the same time.
+const PATIENCE: Duration = Duration::from_secs(180);
 /// Three of these and what Java takes besides are about a gigabyte.
 const HEAP_MIB: u32 = 224;
 
@@ -178,9 +180,9 @@ impl Trio {
     /// Waits until every partition has all of its copies again: only then another fault is one fault.
     ///
     /// # Panics
-    /// It does not within a minute.
+    /// It does not within some minutes.
     pub fn await_whole(&self) {
-        wait_until("a cluster that is whole", || self.is_whole().is_ok_and(|whole| whole));
+        wait_for("a cluster that is whole", PATIENCE, || self.is_whole().is_ok_and(|whole| whole));
     }
 
     /// Stops a node where it stands, as a machine that hangs: it answers nothing and closes nothing.
@@ -248,9 +250,9 @@ impl Trio {
     /// Waits until a node has ended by itself, as Kafka does when it can not write.
     ///
     /// # Panics
-    /// It does not within a minute.
+    /// It does not within some minutes.
     pub fn await_end(&mut self, node: u8) {
-        wait_until("the end of a node", || self.is_running(node).is_ok_and(|runs| !runs));
+        wait_for("the end of a node", PATIENCE, || self.is_running(node).is_ok_and(|runs| !runs));
     }
 
     /// Makes room on the disk of [`SMALL`] again.

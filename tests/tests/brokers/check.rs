@@ -41,10 +41,17 @@ impl Read {
     }
 }
 
+/// What a destination has, each key with how often it came.
+struct Received {
+    read: Read,
+    chains: Chains,
+    counts: BTreeMap<Vec<u8>, usize>,
+}
+
 /// What was read so far.
 pub struct Books {
     ledgers: BTreeMap<&'static str, (Read, Vec<LedgerEntry>)>,
-    keys: BTreeMap<&'static str, (Read, Chains, BTreeMap<Vec<u8>, usize>)>,
+    keys: BTreeMap<&'static str, Received>,
     network: NetworkFeed,
     twice: BTreeMap<&'static str, usize>,
 }
@@ -55,7 +62,8 @@ impl Books {
             |c: &&'static str| (*c, (Read::open(hub, &topics::ledger(c.parse().unwrap())), Vec::new()));
         let keys = |c: &&'static str| {
             let country = c.parse().unwrap();
-            (*c, (Read::open(hub, &topics::keys(country)), Chains::new(country), BTreeMap::new()))
+            let (read, chains) = (Read::open(hub, &topics::keys(country)), Chains::new(country));
+            (*c, Received { read, chains, counts: BTreeMap::new() })
         };
         Self {
             ledgers: countries.iter().map(ledger).collect(),
@@ -91,7 +99,7 @@ impl Books {
 
     /// Every destination has each accepted key of all others once, its chains without a gap.
     fn delivered(&mut self, hub: &Hub) {
-        for (destination, (read, chains, counts)) in &mut self.keys {
+        for (destination, Received { read, chains, counts }) in &mut self.keys {
             let expected: usize =
                 self.ledgers.iter().filter(|(o, _)| *o != destination).map(|(_, (_, l))| taken(l)).sum();
             let versions = self.network.versions();
@@ -117,7 +125,7 @@ impl Books {
 
     /// The keys that a destination has.
     pub fn has(&self, destination: &str) -> impl Iterator<Item = &Vec<u8>> {
-        self.keys[destination].2.keys()
+        self.keys[destination].counts.keys()
     }
 
     /// Number of records decided, of keys accepted, and of records that were there before.
@@ -131,7 +139,7 @@ fn taken(ledger: &[LedgerEntry]) -> usize {
     ledger.iter().map(|e| usize::try_from(e.keys_accepted).unwrap()).sum()
 }
 
-fn entries<'a>(ledger: &'a [LedgerEntry]) -> BTreeMap<&'a str, Vec<&'a LedgerEntry>> {
+fn entries(ledger: &[LedgerEntry]) -> BTreeMap<&str, Vec<&LedgerEntry>> {
     let mut by_tag = BTreeMap::<_, Vec<_>>::new();
     ledger.iter().for_each(|e| by_tag.entry(e.batch_tag.as_deref().unwrap_or("")).or_default().push(e));
     by_tag
