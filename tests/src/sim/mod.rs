@@ -37,7 +37,7 @@ use keyferry_runtime::{
 };
 use keyferry_schemas::{country::Country, world::World};
 
-use baton::{Micros, Pool, SECOND, Sim, Starter};
+use baton::{Pool, SECOND, Sim, Starter};
 use clients::SimLog;
 use cluster::Cluster;
 use exact::Exact;
@@ -54,8 +54,7 @@ pub struct Stage {
     beat: Beat,
     pool: Arc<Pool>,
     real: Arc<Real>,
-    /// How long the broker lets an open transaction be.
-    transaction_timeout: Micros,
+    patient: bool,
 }
 
 /// One history in so many runs the pipeline.
@@ -95,14 +94,15 @@ impl Stage {
             countries: Arc::new(countries),
             beat: Health::new("process").component("transactions", Duration::MAX),
             pool: Arc::default(),
-            transaction_timeout: 10 * SECOND,
+            patient: false,
         })
     }
 
-    /// The same with a broker that leaves open transactions open for ten minutes: whoever waits for it waits too long.
+    /// The same with a broker that leaves open transactions open for ten minutes: whoever waits for it waits too long. No
+    /// checkpoints: a transaction that holds nothing else names no writer, and is waited for.
     #[must_use]
     pub fn patient(self) -> Self {
-        Self { transaction_timeout: 600 * SECOND, ..self }
+        Self { patient: true, ..self }
     }
 
     /// The same, with threads of its own: one history at a time is played on each.
@@ -116,7 +116,9 @@ impl Stage {
         let mut rng = Rng(seed);
         let real = seed.is_multiple_of(REAL);
         let mut plan = Plan::draw(&mut rng, &self.countries);
-        plan.transaction_timeout = self.transaction_timeout;
+        if self.patient {
+            (plan.transaction_timeout, plan.checkpoint_interval) = (600 * SECOND, None);
+        }
         plan.epoch = self.real.epoch;
         if real {
             plan.payloads = Arc::clone(&self.real.payloads);
