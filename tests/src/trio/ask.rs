@@ -47,15 +47,16 @@ impl Trio {
         leader.with_context(|| format!("nobody coordinates the transactions of {id}"))
     }
 
-    /// Whether every partition has all of its copies in sync.
+    /// Whether every partition has a copy on each node, in sync.
     ///
     /// # Errors
     /// No node says.
     pub fn is_whole(&self) -> Result<bool> {
         let metadata = self.client()?.fetch_metadata(None, PATIENCE)?;
         let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-        Ok(metadata.brokers().len() == self.nodes.len()
-            && partitions.all(|p| p.leader() > 0 && p.isr().len() == p.replicas().len()))
+        let all = self.nodes.len();
+        let whole = metadata.brokers().len() == all;
+        Ok(whole && partitions.all(|p| (p.replicas().len(), p.isr().len()) == (all, all) && p.leader() > 0))
     }
 
     fn leaders(&self, topic: &str) -> Result<Vec<Option<u8>>> {

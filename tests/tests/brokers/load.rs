@@ -151,11 +151,11 @@ impl<'a> Load<'a> {
         }
     }
 
-    /// How often each was told since then.
+    /// How often each was told about what was sent since then.
     pub fn told_since(&self, since: Instant) -> BTreeMap<Told, usize> {
         let mut counts = BTreeMap::new();
         self.sent(|sent| {
-            for (_, _, told) in sent.values().flatten().flat_map(|s| &s.attempts).filter(|a| a.1 >= since) {
+            for (_, _, told) in sent.values().flatten().flat_map(|s| &s.attempts).filter(|a| a.0 >= since) {
                 *counts.entry(*told).or_default() += 1;
             }
         });

@@ -22,6 +22,7 @@ use std::{
 
 use check::Books;
 use keyferry_producers::GatewayConfig;
+use keyferry_runtime::topics::list;
 use keyferry_schemas::{
     topics,
     world::{Rng, World},
@@ -33,8 +34,9 @@ use keyferry_tests::{
         TOPICS, Trio,
         faults::{Blow, Fault},
     },
+    wait::wait_until,
 };
-use load::Load;
+use load::{Load, Told};
 
 const COUNTRIES: [&str; 3] = ["DE", "FR", "NL"];
 
@@ -53,7 +55,11 @@ fn what_was_acknowledged_outlives_brokers() {
     println!("{:.1} s to start the cluster", begun.elapsed().as_secs_f64());
     let world = World::new(&COUNTRIES, jiff::Timestamp::now()).unwrap();
     let hub = Hub::over(&trio.bootstrap(), world, TOPICS).unwrap();
-    trio.await_whole();
+    // Those that the program has made, of which it was told how many copies to keep.
+    for topic in list(&hub.kafka("test")).unwrap() {
+        let least = topic.settings.get("min.insync.replicas").map(String::as_str);
+        assert_eq!((topic.replicas, least), (3, Some("2")), "{}", topic.name);
+    }
     let config = GatewayConfig {
         decision_wait_ms: 4000,
         uploads_per_minute_per_member: 60_000,
@@ -73,6 +79,7 @@ fn what_was_acknowledged_outlives_brokers() {
         let _end = End(&load);
         load.recovered(&COUNTRIES, begun);
         println!("{:.1} s to the first decisions", begun.elapsed().as_secs_f64());
+        trio.await_whole();
         let uploads = topics::uploads("DE".parse().unwrap());
         let only = setting("KEYFERRY_FAULT").unwrap_or_default();
         for mut fault in Fault::all(&uploads, "p-0").into_iter().filter(|f| f.name.contains(&only)) {
@@ -110,13 +117,17 @@ impl Drop for End<'_> {
 fn strike(fault: &mut Fault, trio: &mut Trio, load: &Load, processors: [&Processor; 2]) {
     let struck = Instant::now();
     let node = fault.inject(trio).unwrap();
+    let down = Instant::now();
     let meanwhile = if fault.is_survived() {
         let took = load.recovered(&COUNTRIES, struck);
         format!("decided again after {:.1} s without it", took.as_secs_f64())
     } else {
         thread::sleep(outage());
-        // Nothing that is sent now can be acknowledged.
-        "nothing is decided".to_owned()
+        wait_until("an answer", || load.told_since(down).values().sum::<usize>() >= COUNTRIES.len());
+        // One copy is not enough, and nobody says that it were.
+        let told = load.told_since(down);
+        assert!(told.keys().all(|told| *told > Told::Stored), "{}: {told:?}", fault.name);
+        format!("nothing was taken for {:.1} s", down.elapsed().as_secs_f64())
     };
     let told = load.told_since(struck);
     let healed = Instant::now();
