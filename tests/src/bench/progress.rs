@@ -43,7 +43,9 @@ impl Progress {
     /// The broker does not say.
     pub fn committed(&self) -> Result<Offsets> {
         let mut asked = TopicPartitionList::new();
-        self.topics.iter().for_each(|topic| drop(asked.add_partition(topic, 0)));
+        for topic in &self.topics {
+            asked.add_partition(topic, 0);
+        }
         let offsets = self.reader.committed_offsets(asked, TIMEOUT)?;
         let of = |topic: &String| {
             let found = offsets.find_partition(topic, 0).context("an answer for each topic")?;
