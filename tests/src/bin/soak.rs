@@ -13,6 +13,7 @@ use keyferry_tests::soak::{Places, Report, fault, folder, round, stage::Stage};
 
 /// Each round has a hub of its own, for what is compared grows with it.
 const ROUND: Duration = Duration::from_secs(240);
+const SHORTEST: Duration = Duration::from_secs(30);
 
 #[expect(clippy::print_stdout, reason = "its report is what it is for")]
 fn main() -> ExitCode {
@@ -47,9 +48,12 @@ fn run() -> Result<()> {
             folder: folder(&under, seed, total.rounds),
             three_brokers: true,
         };
-        let until = end.min(Instant::now() + ROUND);
+        // From the first fault on, and never so short that nothing is broken.
+        let mut until = None;
         let mut faults = |rng: &mut Rng, stage: &Stage| {
-            (Instant::now() < until).then(|| together(rng, stage.scene.trio.is_some()))
+            let now = Instant::now();
+            let until = *until.get_or_insert_with(|| end.clamp(now + SHORTEST, now + ROUND));
+            (now < until).then(|| together(rng, stage.scene.trio.is_some()))
         };
         println!("round {}", total.rounds);
         let report = round(seeds.number(), &places, &mut faults, &mut |line| println!("{line}"))

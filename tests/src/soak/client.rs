@@ -51,6 +51,8 @@ pub struct Answer {
 pub struct Trouble {
     /// Answers that ask to come again.
     pub put_off: AtomicUsize,
+    /// Those that say that the upload is stored, and its decision late.
+    pub late: AtomicUsize,
     /// Requests that were sent and never answered.
     pub lost: AtomicUsize,
     /// Gateways that nobody listened at.
@@ -102,7 +104,9 @@ impl Clients {
             match self.once(country, ready, gate).await {
                 Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
                 Ok(answer) => {
-                    self.trouble.put_off.fetch_add(1, SeqCst);
+                    let late = answer.code == "not-yet-decided";
+                    let count = if late { &self.trouble.late } else { &self.trouble.put_off };
+                    count.fetch_add(1, SeqCst);
                     last = format!("{} {}", answer.status, answer.code);
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }

@@ -12,7 +12,7 @@
 //! | [`load`] | all of these at once |
 //! | [`fault`] | what is broken |
 //! | [`model`], `keys` | the rules, said once more |
-//! | [`compare`], `answers` | topics, downloads and answers held against it |
+//! | [`mod@compare`], `answers` | topics, downloads and answers held against it |
 //!
 //! Failures: processes that end, hang and wake at named points and at random; more and fewer of them, none of them; the
 //! network document changes; of three brokers any fail.
@@ -133,6 +133,7 @@ fn play(
     let trouble = load.trouble();
     for (what, n) in [
         ("answers to come again", &trouble.put_off),
+        ("decisions too late for an answer", &trouble.late),
         ("requests without answer", &trouble.lost),
         ("gateways not there", &trouble.closed),
     ] {
