@@ -106,7 +106,9 @@ pub(super) fn decide<A: Application, L: Log>(
     let first = turn % waiting.len().max(1);
     waiting.rotate_left(first);
     while let Some(name) = waiting.pop_front() {
-        let Some(Origin { phase: Phase::Live(state), queue, .. }) = origins.get_mut(&name) else { continue };
+        let Some(Origin { phase: Phase::Live(state), queue, begun, .. }) = origins.get_mut(&name) else {
+            continue;
+        };
         let done = counts.entry(name).or_default();
         // Whoever has nothing more, or can not go on, is not asked again in this transaction.
         let Some(queued) = queue.get_mut(*done) else { continue };
@@ -124,6 +126,8 @@ pub(super) fn decide<A: Application, L: Log>(
         }
         (queued.network, queued.attempts) = (Some(network), attempt);
         *done += 1;
+        // Where there was no room to prepare it ahead, it is not begun any more.
+        *begun = (*begun).max(*done);
         for output in outputs.drain(..) {
             sent += output.size();
             transaction.send(&output)?;
