@@ -21,7 +21,7 @@ use openssl::{
     x509::{X509, X509Name},
 };
 
-use crate::{certificate::Certificate, rejection::Rejection};
+use crate::{batch::sha256, certificate::Certificate, records::Hash, rejection::Rejection};
 
 /// Content that is plain bytes.
 const DATA: &str = "1.2.840.113549.1.7.1";
@@ -47,6 +47,7 @@ pub const MAX_BYTES: usize = 64 * 1024;
 
 /// A CMS whose structure is sound. Whether it signs anything is a question for [`Detached::verify`].
 pub struct Detached {
+    /// Without certificates, which would be read again for each verification and count for nothing.
     der: Vec<u8>,
     signer: SignerIdentifier,
 }
@@ -57,6 +58,15 @@ impl Detached {
     /// # Errors
     /// The [`Rejection`] that names what is wrong with it.
     pub fn read(bytes: &[u8]) -> Result<Self, Rejection> {
+        Self::read_beside(bytes, |_| false)
+    }
+
+    /// The same, for less: certificates that it brings along are not read again if they are `known`, by the SHA-256 of
+    /// their DER, to be certificates. OpenSSL takes longer to read one than to verify a signature.
+    ///
+    /// # Errors
+    /// The [`Rejection`] that names what is wrong with it.
+    pub fn read_beside(bytes: &[u8], known: impl Fn(&Hash) -> bool) -> Result<Self, Rejection> {
         if bytes.len() > MAX_BYTES {
             return Err(Rejection::SignatureMalformed);
         }
@@ -66,11 +76,10 @@ impl Detached {
         }
         // OpenSSL reads BER and writes DER, which the inspection needs.
         let malformed = |_| Rejection::SignatureMalformed;
-        let cms = CmsContentInfo::from_der(bytes).map_err(malformed)?;
+        let short = without_known(bytes, known);
+        let cms = CmsContentInfo::from_der(short.as_deref().unwrap_or(bytes)).map_err(malformed)?;
         let der = cms.to_der().map_err(malformed)?;
-        let data = ContentInfo::from_der(&der)
-            .and_then(|info| info.content.decode_as::<SignedData>())
-            .map_err(|_| Rejection::SignatureMalformed)?;
+        let (content_type, data) = open(&der).map_err(|_| Rejection::SignatureMalformed)?;
         if data.encap_content_info.econtent.is_some() {
             return Err(Rejection::SignatureEmbeddedContent);
         }
@@ -94,7 +103,8 @@ impl Detached {
         if !attributes_are_der(signer, bytes) {
             return Err(Rejection::SignatureMalformed);
         }
-        Ok(Self { der, signer: signer.sid.clone() })
+        let signer = signer.sid.clone();
+        Ok(Self { der: bare(content_type, data).map_err(|_| Rejection::SignatureMalformed)?, signer })
     }
 
     /// Whether the CMS names `certificate` as its signer's.
@@ -158,6 +168,26 @@ struct SignedData {
     #[asn1(context_specific = "1", tag_mode = "IMPLICIT", constructed = "true", optional = "true")]
     revocation_lists: Option<Vec<Any>>,
     signer_infos: SignerInfos,
+}
+
+/// What a CMS says that it is, and what it has to be.
+fn open(der: &[u8]) -> der::Result<(ObjectIdentifier, SignedData)> {
+    let ContentInfo { content_type, content } = ContentInfo::from_der(der)?;
+    Ok((content_type, content.decode_as()?))
+}
+
+/// The same CMS without what comes along with it.
+fn bare(content_type: ObjectIdentifier, data: SignedData) -> der::Result<Vec<u8>> {
+    let data = SignedData { certificates: None, revocation_lists: None, ..data };
+    ContentInfo { content_type, content: Any::encode_from(&data)? }.to_der()
+}
+
+/// The same if it is DER and nothing comes along but certificates that are known.
+fn without_known(bytes: &[u8], known: impl Fn(&Hash) -> bool) -> Option<Vec<u8>> {
+    let (content_type, data) = open(bytes).ok()?;
+    let is_known = |certificate: &Any| certificate.to_der().is_ok_and(|der| known(&sha256(&der)));
+    let all_known = data.certificates.iter().flatten().all(is_known);
+    if all_known && data.revocation_lists.is_none() { bare(content_type, data).ok() } else { None }
 }
 
 /// Whether the signed attributes came in DER, as they have to in BER as well (RFC 5652, 5.3). Some programs verify them as

@@ -23,7 +23,11 @@ use keyferry_schemas::{
 
 /// The refusal of the structure; or whether it names `of` and holds over `content`.
 fn judge(cms: &[u8], content: &[u8], of: &Certificate) -> Result<(bool, bool), Rejection> {
-    Detached::read(cms).map(|cms| (cms.names(of), cms.verify(content, of)))
+    let judged = |read: Result<Detached, _>| read.map(|cms| (cms.names(of), cms.verify(content, of)));
+    let plain = judged(Detached::read(cms));
+    let beside = judged(Detached::read_beside(cms, |hash| *hash == of.sha256()));
+    assert_eq!(beside, plain, "that a certificate is known makes a difference");
+    plain
 }
 
 const HOLDS: Result<(bool, bool), Rejection> = Ok((true, true));

@@ -190,6 +190,12 @@ impl Network {
         states.iter().rev().find(|s| Millis::from(s.from) <= now).map_or(MemberState::Pending, |s| s.state)
     }
 
+    /// Whether the certificate with this SHA-256 is registered for anything.
+    #[must_use]
+    pub fn knows(&self, sha256: &Hash) -> bool {
+        self.by_hash.contains_key(sha256)
+    }
+
     /// Registrations of the certificate with this SHA-256 for this use.
     pub fn registered(&self, sha256: &Hash, usage: Use) -> impl Iterator<Item = &Registered> {
         let indexes = self.by_hash.get(sha256).map(Vec::as_slice).unwrap_or_default();
