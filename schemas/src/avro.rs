@@ -54,6 +54,11 @@ impl Reader {
 pub trait Field: Sized {
     /// Appends the binary form.
     fn write(&self, out: &mut Vec<u8>);
+    /// No fewer bytes than [`Field::write`] appends, and not many more.
+    fn room(&self) -> usize {
+        // The longest number.
+        10
+    }
     /// Reads it back.
     ///
     /// # Errors
@@ -70,7 +75,7 @@ pub trait Record: Field {
 
     /// The Avro binary of this record, without framing.
     fn to_avro(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256);
+        let mut out = Vec::with_capacity(self.room());
         self.write(&mut out);
         out
     }
@@ -132,6 +137,10 @@ impl Field for Bytes {
         out.extend_from_slice(self);
     }
 
+    fn room(&self) -> usize {
+        10 + self.len()
+    }
+
     fn read(from: &mut Reader) -> Result<Self, AvroError> {
         let n = from.length()?;
         from.take(n)
@@ -144,6 +153,10 @@ impl Field for String {
         out.extend_from_slice(self.as_bytes());
     }
 
+    fn room(&self) -> usize {
+        10 + self.len()
+    }
+
     fn read(from: &mut Reader) -> Result<Self, AvroError> {
         String::from_utf8(Bytes::read(from)?.into()).map_err(|_| AvroError::Text("not UTF-8"))
     }
@@ -152,6 +165,10 @@ impl Field for String {
 impl<const N: usize> Field for [u8; N] {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self);
+    }
+
+    fn room(&self) -> usize {
+        N
     }
 
     fn read(from: &mut Reader) -> Result<Self, AvroError> {
@@ -170,6 +187,10 @@ impl<T: Field> Field for Option<T> {
         }
     }
 
+    fn room(&self) -> usize {
+        1 + self.as_ref().map_or(0, Field::room)
+    }
+
     fn read(from: &mut Reader) -> Result<Self, AvroError> {
         match i64::read(from)? {
             0 => Ok(None),
@@ -186,6 +207,10 @@ impl<T: Field> Field for Vec<T> {
             self.iter().for_each(|item| item.write(out));
         }
         0i64.write(out);
+    }
+
+    fn room(&self) -> usize {
+        11 + self.iter().map(Field::room).sum::<usize>()
     }
 
     fn read(from: &mut Reader) -> Result<Self, AvroError> {
@@ -222,6 +247,9 @@ macro_rules! record {
         impl $crate::avro::Field for $name {
             fn write(&self, out: &mut Vec<u8>) {
                 $($crate::avro::Field::write(&self.$field, out);)*
+            }
+            fn room(&self) -> usize {
+                0 $(+ $crate::avro::Field::room(&self.$field))*
             }
             fn read(from: &mut $crate::avro::Reader) -> Result<Self, $crate::avro::AvroError> {
                 Ok(Self { $($field: $crate::avro::Field::read(from)?,)* })

@@ -205,6 +205,8 @@ fn same_bytes<R: Record + Sample + PartialEq>(seed: u64) {
     let ours = record.to_avro();
     assert!(ours == written(&schema, record.value()), "{} of seed {seed}", R::NAME);
     assert!(read(&schema, &ours) == record.value(), "{} of seed {seed}", R::NAME);
+    let room = record.room();
+    assert!((ours.len()..ours.len() * 12 + 64).contains(&room), "{} of seed {seed}: {room}", R::NAME);
     assert!(R::from_avro(ours.into()).is_ok_and(|back| back == record), "{} of seed {seed}", R::NAME);
 }
 
