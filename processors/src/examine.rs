@@ -79,14 +79,14 @@ fn find(upload: &Upload, origin: Country, network: &Network, secrets: &Secrets) 
     rules::same_origin(&keys, origin, network)
         .map_err(|rejected| Rejected { keys: keys.len(), ..rejected })?;
     let canonical = Canonical::of(&keys);
-    let signed = canonical.bytes();
+    let signed = canonical.signed();
     let odd_onsets = keys.iter().filter(|k| Onset::of(k.days_since_onset_of_symptoms).is_none()).count();
     let counted = member.days_since_onset == OnsetPolicy::Count;
     let forms: Vec<_> = keys.iter().map(|k| rules::form(k, member.days_since_onset)).collect();
     let whole = Bytes::from(efgs::encode_protobuf(canonical.iter().map(|(index, _)| &keys[index])));
     Ok(Found {
-        signed_by: SignedBy::find(&upload.batch_signature, &signed, origin, network),
-        content: sha256(&signed),
+        signed_by: SignedBy::find(&upload.batch_signature, signed, origin, network),
+        content: sha256(signed),
         odd_onsets: if counted { int(odd_onsets) } else { 0 },
         unknown_countries: unknown_countries(&keys, network),
         prints: Prints::of(&keys, &forms, secrets),
@@ -120,6 +120,11 @@ fn distinct(prints: &[Fingerprint]) -> Option<Bytes> {
 }
 
 fn unknown_countries(keys: &[DiagnosisKey], network: &Network) -> i32 {
-    let known = |code: &String| code.parse().is_ok_and(|c| network.member(network.resolve(c)).is_some());
-    int(keys.iter().flat_map(|k| &k.visited_countries).filter(|c| !known(c)).count())
+    // Keys name the same countries again and again: each is looked up once.
+    let mut asked = [None; Country::COUNT];
+    let mut is_known = |country: Country| {
+        *asked[country.number()].get_or_insert_with(|| network.member(network.resolve(country)).is_some())
+    };
+    let named = keys.iter().flat_map(|k| k.visited_countries.countries());
+    int(named.filter(|code| !code.is_some_and(&mut is_known)).count())
 }

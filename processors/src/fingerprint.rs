@@ -3,20 +3,41 @@
 //! Ledgers hold fingerprints, and countries read ledgers. A plain hash of a key would tie published keys to uploads,
 //! and so to people; an HMAC under a secret of the processors does not.
 
-use std::fmt;
+use std::{fmt, hash::Hasher};
 
 use hmac::{Hmac, KeyInit, Mac};
 use keyferry_schemas::{
+    country::Country,
     efgs::DiagnosisKey,
+    records::Hash,
     time::{Day, Interval},
 };
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 /// Bytes of one fingerprint in the ledger.
 pub const LENGTH: usize = 23;
 
 /// The key itself, as far as it is remembered.
 pub type Id = [u8; 16];
+
+/// Hashes an [`Id`], which is uniform and secret already: some of it is its hash.
+#[derive(Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, id: &[u8]) {
+        if let Some(part) = id.last_chunk() {
+            self.0 = u64::from_le_bytes(*part);
+        }
+    }
+
+    /// The length, which is always the same.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// What else is remembered of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +46,7 @@ pub struct Facts {
     pub report_type: u8,
     /// The last day on which it can be uploaded; after that it is forgotten.
     pub last_day: Day,
-    /// HMAC of its other fields, to tell a revision from a conflict.
+    /// Keyed hash of its other fields, to tell a revision from a conflict.
     pub rest: [u8; 4],
 }
 
@@ -69,11 +90,13 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A secret with its name. The keyed state is kept, so that a fingerprint costs two short hashes.
+/// A secret with its name. The keyed states are kept, so that a fingerprint costs three blocks of SHA-256.
 #[derive(Clone)]
 pub struct Secret {
     name: String,
     keyed: Hmac<Sha256>,
+    /// Has taken one block in, which follows from the secret.
+    rest: Sha256,
 }
 
 impl Secret {
@@ -82,8 +105,10 @@ impl Secret {
     pub fn new(name: &str, secret: &[u8; 32]) -> Self {
         // HMAC takes keys of any length.
         #[expect(clippy::expect_used, reason = "an HMAC key of 32 bytes is always accepted")]
-        let keyed = Hmac::new_from_slice(secret).expect("any length");
-        Self { name: name.to_owned(), keyed }
+        let keyed = Hmac::<Sha256>::new_from_slice(secret).expect("any length");
+        let derived = keyed.clone().chain_update(b"rest").finalize().into_bytes();
+        let rest = Sha256::new().chain_update(derived).chain_update([0; 32]);
+        Self { name: name.to_owned(), keyed, rest }
     }
 
     /// Its name, which stands in ledgers.
@@ -96,25 +121,35 @@ impl Secret {
         let mut hmac = self.keyed.clone();
         hmac.update(b"key");
         hmac.update(&key.key_data);
-        cut(hmac)
+        cut(&hmac.finalize().into_bytes().into())
     }
 
+    /// Of so short a part of a hash nothing can be gone on with, so a keyed start is enough and HMAC would only be slower.
     fn rest(&self, key: &DiagnosisKey) -> [u8; 4] {
-        let mut hmac = self.keyed.clone();
-        hmac.update(b"rest");
-        for number in [
+        let mut hash = self.rest.clone();
+        let (mut block, mut filled) = ([0; 64], 0);
+        let numbers = [
             key.rolling_start_interval_number,
             key.rolling_period,
             key.transmission_risk_level as u32,
             key.days_since_onset_of_symptoms as u32,
-        ] {
-            hmac.update(&number.to_be_bytes());
-        }
+        ];
+        let numbers = numbers.iter().flat_map(|n| {
+            let [a, b, c, d] = n.to_be_bytes();
+            [[a, b], [c, d]]
+        });
         // A valid code is two letters, so the concatenation says where each begins.
-        for country in &key.visited_countries {
-            hmac.update(country.as_bytes());
+        let countries = key.visited_countries.countries().flatten().map(Country::bytes);
+        for pair in numbers.chain(countries) {
+            if filled == block.len() {
+                hash.update(block);
+                filled = 0;
+            }
+            block[filled..filled + 2].copy_from_slice(&pair);
+            filled += 2;
         }
-        cut(hmac)
+        hash.update(&block[..filled]);
+        cut(&hash.finalize().into())
     }
 
     /// The fingerprint of a valid key.
@@ -129,9 +164,8 @@ impl Secret {
     }
 }
 
-fn cut<const N: usize>(hmac: Hmac<Sha256>) -> [u8; N] {
-    let full = hmac.finalize().into_bytes();
-    std::array::from_fn(|i| full[i])
+fn cut<const N: usize>(hash: &Hash) -> [u8; N] {
+    std::array::from_fn(|i| hash[i])
 }
 
 impl fmt::Debug for Secret {
@@ -168,7 +202,7 @@ mod tests {
             key_data: vec![1; 16].into(),
             rolling_start_interval_number: 2_642_976,
             report_type: 2,
-            visited_countries: vec!["FR".into()],
+            visited_countries: ["FR"].into(),
             ..Default::default()
         };
         let print = secret.fingerprint(&key);
@@ -177,7 +211,7 @@ mod tests {
 
         let revised = secret.fingerprint(&DiagnosisKey { report_type: 1, ..key.clone() });
         assert!(revised.id == print.id && revised.facts.rest == print.facts.rest);
-        let moved = secret.fingerprint(&DiagnosisKey { visited_countries: vec!["DE".into()], ..key.clone() });
+        let moved = secret.fingerprint(&DiagnosisKey { visited_countries: ["DE"].into(), ..key.clone() });
         assert!(moved.id == print.id && moved.facts.rest != print.facts.rest);
         assert!(Secret::new("s2", &[8; 32]).fingerprint(&key).id != print.id);
     }

@@ -211,7 +211,7 @@ fn content(batch: &SignedBatch, manifest: &Manifest, network: &Network) -> Resul
         return Err(Break::Part("number of keys"));
     }
     let home = network.resolve(manifest.origin);
-    if keys.iter().any(|k| !k.origin.parse().is_ok_and(|c| network.resolve(c) == home)) {
+    if keys.iter().any(|k| !k.origin.country().is_some_and(|c| network.resolve(c) == home)) {
         return Err(Break::Part("origin of a key"));
     }
     let signed = in_order(&keys).filter(|signed| sha256(signed) == manifest.canonical);
@@ -290,7 +290,7 @@ fn read_manifest(bytes: &Bytes) -> Result<Manifest, Break> {
 }
 
 fn origin_holds(cms: &[u8], canonical: &[u8], manifest: &Manifest, network: &Network) -> bool {
-    let Ok(cms) = Detached::read(cms) else { return false };
+    let Ok(cms) = Detached::read_beside(cms, |hash| network.knows(hash)) else { return false };
     network
         .registered(&manifest.signing_certificate, Use::Signing)
         .filter(|r| r.country == manifest.origin && r.in_force(manifest.created_at))

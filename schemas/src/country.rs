@@ -14,6 +14,25 @@ pub struct Country([u8; 2]);
 pub struct BadCountry;
 
 impl Country {
+    /// Stands where no country stands yet.
+    pub(crate) const BLANK: Self = Self(*b"AA");
+
+    /// How many codes there can be.
+    pub const COUNT: usize = 26 * 26;
+
+    /// Its number among all codes in the order of the alphabet, from 0, for tables.
+    #[must_use]
+    pub fn number(self) -> usize {
+        let [a, b] = self.0.map(|letter| usize::from(letter - b'A'));
+        a * 26 + b
+    }
+
+    /// The two letters.
+    #[must_use]
+    pub fn bytes(self) -> [u8; 2] {
+        self.0
+    }
+
     /// The code in upper case, as it stands on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -87,5 +106,13 @@ mod tests {
         }
         assert_eq!(Country::from_lower("fr").unwrap().as_str(), "FR");
         assert!(Country::from_lower("FR").is_err());
+    }
+
+    #[test]
+    fn every_code_has_a_number_of_its_own() {
+        let letters = || (b'A'..=b'Z').map(char::from);
+        let codes = letters().flat_map(|a| letters().map(move |b| format!("{a}{b}")));
+        let numbers = codes.map(|code| code.parse::<Country>().unwrap().number());
+        assert!(numbers.eq(0..Country::COUNT));
     }
 }

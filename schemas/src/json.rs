@@ -113,7 +113,7 @@ struct KeyOut<'a> {
     rolling_start_interval_number: u32,
     rolling_period: u32,
     transmission_risk_level: i32,
-    visited_countries: &'a [String],
+    visited_countries: Vec<&'a str>,
     origin: &'a str,
     #[serde(serialize_with = "write_report_type")]
     report_type: i32,
@@ -144,8 +144,8 @@ impl From<Key> for DiagnosisKey {
             rolling_start_interval_number: key.rolling_start_interval_number,
             rolling_period: key.rolling_period,
             transmission_risk_level: key.transmission_risk_level,
-            visited_countries: key.visited_countries,
-            origin: key.origin,
+            visited_countries: key.visited_countries.into_iter().collect(),
+            origin: key.origin.into(),
             report_type: key.report_type,
             days_since_onset_of_symptoms: key.days_since_onset_of_symptoms,
         }
@@ -159,7 +159,7 @@ impl<'a> From<&'a DiagnosisKey> for KeyOut<'a> {
             rolling_start_interval_number: key.rolling_start_interval_number,
             rolling_period: key.rolling_period,
             transmission_risk_level: key.transmission_risk_level,
-            visited_countries: &key.visited_countries,
+            visited_countries: key.visited_countries.iter().collect(),
             origin: &key.origin,
             report_type: key.report_type,
             days_since_onset_of_symptoms: key.days_since_onset_of_symptoms,
@@ -181,8 +181,8 @@ fn report_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Err
     }
     match Either::deserialize(deserializer)? {
         Either::Number(n) => Ok(n),
-        Either::Name(name) => ReportType::from_str_name(&name)
-            .map(i32::from)
+        Either::Name(name) => ReportType::named(&name)
+            .map(|t| t as i32)
             .ok_or_else(|| D::Error::custom("unknown name of a report type")),
     }
 }
@@ -192,9 +192,9 @@ fn write_base64<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::
 }
 
 fn write_report_type<S: Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    match ReportType::try_from(*value) {
-        Ok(known) => serializer.serialize_str(known.as_str_name()),
-        Err(_) => serializer.serialize_i32(*value),
+    match ReportType::of(*value) {
+        Some(known) => serializer.serialize_str(known.name()),
+        None => serializer.serialize_i32(*value),
     }
 }
 

@@ -113,8 +113,9 @@ pub fn keys(encoding: Encoding, body: &Bytes, member: &Member) -> Result<Vec<Dia
 /// # Errors
 /// [`Rejected`].
 pub fn same_origin(keys: &[DiagnosisKey], origin: Country, network: &Network) -> Result<(), Rejected> {
-    let own =
-        |key: &DiagnosisKey| key.origin.parse().is_ok_and(|c| network.resolve(c) == network.resolve(origin));
+    let own = |key: &DiagnosisKey| {
+        key.origin.country().is_some_and(|c| c == origin || network.resolve(c) == network.resolve(origin))
+    };
     match keys.iter().position(|k| !own(k)) {
         None => Ok(()),
         Some(index) => {
@@ -166,7 +167,7 @@ impl SignedBy {
     /// # Errors
     /// [`Rejected`] if it is no CMS that may be looked at.
     pub fn find(cms: &[u8], signed: &[u8], origin: Country, network: &Network) -> Result<Self, Rejected> {
-        let cms = Detached::read(cms).map_err(unsigned)?;
+        let cms = Detached::read_beside(cms, |hash| network.knows(hash)).map_err(unsigned)?;
         let named = |r: &Registered| r.usage == Use::Signing && cms.names(&r.certificate);
         let named: Vec<_> = network.certificates().iter().enumerate().filter(|(_, r)| named(r)).collect();
         let own = named.iter().filter(|(_, r)| r.country == origin);
@@ -254,8 +255,8 @@ pub fn form(key: &DiagnosisKey, onset: OnsetPolicy) -> Result<(), Rejection> {
     reject(!(1..=INTERVALS_PER_DAY).contains(&key.rolling_period), Rejection::RollingPeriod)?;
     let risk = key.transmission_risk_level;
     reject(!(0..=8).contains(&risk) && risk != RISK_LEVEL_UNSET, Rejection::RiskLevel)?;
-    reject(ReportType::try_from(key.report_type).is_err(), Rejection::ReportType)?;
-    reject(key.visited_countries.iter().any(|c| c.parse::<Country>().is_err()), Rejection::CountryMalformed)?;
+    reject(ReportType::of(key.report_type).is_none(), Rejection::ReportType)?;
+    reject(!key.visited_countries.are_countries(), Rejection::CountryMalformed)?;
     let odd = Onset::of(key.days_since_onset_of_symptoms).is_none();
     reject(odd && onset == OnsetPolicy::Reject, Rejection::Onset)
 }

@@ -62,13 +62,8 @@ fn key(value: &Value) -> DiagnosisKey {
         rolling_start_interval_number: number(&value["rolling_start_interval_number"]),
         rolling_period: number(&value["rolling_period"]),
         transmission_risk_level: number(&value["transmission_risk_level"]),
-        visited_countries: value["visited_countries"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|c| text(c).to_owned())
-            .collect(),
-        origin: text(&value["origin"]).to_owned(),
+        visited_countries: value["visited_countries"].as_array().unwrap().iter().map(text).collect(),
+        origin: text(&value["origin"]).into(),
         report_type: number(&value["report_type"]),
         days_since_onset_of_symptoms: number(&value["days_since_onset_of_symptoms"]),
     }
@@ -129,8 +124,7 @@ fn only_the_form_of_a_country_keeps_these_lists_apart() {
     let vectors = vectors!("canonical_keys");
     for bad in list(&vectors["malformed_countries"]) {
         let same = key(&named(&vectors, &bad["same_bytes_as"])["key"]);
-        let visited: Vec<String> =
-            list(&bad["visited_countries"]).iter().map(|c| text(c).to_owned()).collect();
+        let visited = list(&bad["visited_countries"]).iter().map(text).collect();
         let posing = DiagnosisKey { visited_countries: visited, ..same.clone() };
         assert_eq!(canonical(&posing), canonical(&same));
         assert!(posing.visited_countries.iter().any(|c| c.parse::<Country>().is_err()), "{}", bad["name"]);

@@ -17,6 +17,7 @@ use std::{cell::RefCell, hint::black_box};
 use bytes::Bytes;
 use keyferry_processors::{
     deduplicate::deduplicate,
+    examine::Examined,
     pipeline::{Step, step},
     sign::sign,
     tag::tag,
@@ -62,19 +63,26 @@ fn reading(table: &mut Table, case: &str, scene: &Scene) {
     let keys: Vec<DiagnosisKey> = read(&upload);
     let n = keys.len();
     let canonical = Canonical::of(&keys);
-    let signed = canonical.bytes();
+    let signed = canonical.signed();
     let mut measure = |stage: &str, run: &dyn Fn()| table.measure(stage, case, n, || (), |()| run());
 
     measure("decode", &|| drop(black_box(read(&upload))));
     measure("canonical", &|| {
         let canonical = Canonical::of(black_box(&keys));
-        black_box(sha256(black_box(&canonical.bytes())));
+        black_box(sha256(black_box(canonical.signed())));
     });
     measure("cms", &|| {
-        let signer = rules::signer(&upload.batch_signature, &signed, de(), network, NOW, Signers::InForce);
+        let signer = rules::signer(&upload.batch_signature, signed, de(), network, NOW, Signers::InForce);
         black_box(signer.is_ok());
     });
-    measure("validate", &|| drop(black_box(validate(upload.clone(), de(), network, NOW).is_ok())));
+    measure("examine", &|| {
+        drop(black_box(Examined::of(upload.clone(), de(), network, &scene.tools.secrets)));
+    });
+    let examined = Examined::of(upload.clone(), de(), network, &scene.tools.secrets);
+    measure("validate", &|| drop(black_box(validate(&examined, de(), network, NOW).is_ok())));
+    measure("fingerprint", &|| {
+        keys.iter().for_each(|key| drop(black_box(scene.tools.secrets.current.fingerprint(key))));
+    });
     measure("encode_keys", &|| drop(black_box(efgs::encode_protobuf(black_box(&keys)))));
     measure("upload_to_avro", &|| drop(black_box(upload.to_avro())));
     let avro = Bytes::from(upload.to_avro());
@@ -85,14 +93,14 @@ fn reading(table: &mut Table, case: &str, scene: &Scene) {
 fn deciding(table: &mut Table, case: &str, scene: &RefCell<Scene>) {
     let n = scene.borrow().keys;
     let network = scene.borrow().network.clone();
-    let verified = || validate(scene.borrow().upload(), de(), &network, NOW).ok().unwrap();
-    let deduplicated = || {
+    let examined = {
         let scene = scene.borrow();
-        deduplicate(verified(), &scene.state, &scene.tools.secrets)
+        Examined::of(scene.upload(), de(), &network, &scene.tools.secrets)
     };
+    let verified = || validate(&examined, de(), &network, NOW).ok().unwrap();
+    let deduplicated = || deduplicate(verified(), &scene.borrow().state);
     table.measure("deduplicate", case, n, verified, |verified| {
-        let scene = scene.borrow();
-        drop(black_box(deduplicate(verified, &scene.state, &scene.tools.secrets)));
+        drop(black_box(deduplicate(verified, &scene.borrow().state)));
     });
     table.measure("tag", case, n, deduplicated, |d| drop(black_box(tag(d, &network, NOW))));
     let tagged = || tag(deduplicated(), &network, NOW);

@@ -13,8 +13,8 @@ fn fields(key: &DiagnosisKey) -> Fields {
         key.rolling_start_interval_number,
         key.rolling_period,
         key.transmission_risk_level,
-        key.visited_countries.clone(),
-        key.origin.clone(),
+        key.visited_countries.iter().map(str::to_owned).collect(),
+        key.origin.to_string(),
         key.report_type,
         key.days_since_onset_of_symptoms,
     )

@@ -110,10 +110,8 @@ fn each_field_of_a_key_is_taken_up_to_its_bounds_and_refused_beyond() {
     let risk = |n: i32| DiagnosisKey { transmission_risk_level: n, ..good.clone() };
     let report = |n: i32| DiagnosisKey { report_type: n, ..good.clone() };
     let data = |n: usize| DiagnosisKey { key_data: vec![7; n].into(), ..good.clone() };
-    let visited = |codes: &[&str]| DiagnosisKey {
-        visited_countries: codes.iter().map(|c| (*c).to_owned()).collect(),
-        ..good.clone()
-    };
+    let visited =
+        |codes: &[&str]| DiagnosisKey { visited_countries: codes.iter().copied().collect(), ..good.clone() };
     let taken = [
         start(first),
         start(last),
@@ -325,7 +323,7 @@ fn every_reason_there_is_is_given() {
         &|k| k.rolling_period = 0,
         &|k| k.transmission_risk_level = 9,
         &|k| k.report_type = 6,
-        &|k| k.visited_countries = vec!["x".into()],
+        &|k| k.visited_countries = ["x"].into(),
         &|k| k.days_since_onset_of_symptoms = 100_000,
     ];
     for (i, change) in changes.into_iter().enumerate() {

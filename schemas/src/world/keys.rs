@@ -55,8 +55,8 @@ pub fn key(rng: &mut Rng, origin: &str, visited: &[&str], now: Millis) -> Diagno
         rolling_start_interval_number: today - days_ago * INTERVALS_PER_DAY,
         rolling_period: INTERVALS_PER_DAY,
         transmission_risk_level: if rng.below(4) == 0 { RISK_LEVEL_UNSET } else { rng.below(9) as i32 },
-        visited_countries: visited.iter().map(|c| (*c).to_owned()).collect(),
-        origin: origin.to_owned(),
+        visited_countries: visited.iter().copied().collect(),
+        origin: origin.into(),
         report_type: 1,
         days_since_onset_of_symptoms: [0, -3, 5, 3998, 4000][rng.below(5) as usize],
     }

@@ -60,7 +60,7 @@ pub fn json(data: &[u8]) {
         assert_eq!(i64::from(key.rolling_period), number("rollingPeriod"));
         assert_eq!(i64::from(key.transmission_risk_level), number("transmissionRiskLevel"));
         let kind = value.get("reportType").map_or(Some(0), |v| match v.as_str() {
-            Some(name) => ReportType::from_str_name(name).map(|t| i64::from(i32::from(t))),
+            Some(name) => ReportType::named(name).map(|t| i64::from(t as i32)),
             None => v.as_i64(),
         });
         assert_eq!(Some(i64::from(key.report_type)), kind);
@@ -97,7 +97,7 @@ fn well_formed(key: &DiagnosisKey) -> bool {
 }
 
 fn in_words(key: &DiagnosisKey) -> String {
-    let visited = key.visited_countries.join(",");
+    let visited = key.visited_countries.iter().collect::<Vec<_>>().join(",");
     let fields: [&[u8]; 8] = [
         &key.key_data,
         &key.rolling_start_interval_number.to_be_bytes(),
@@ -122,7 +122,7 @@ fn both_encodings_carry(keys: &[DiagnosisKey]) {
 fn holds_no_more_than(data: &[u8], keys: &[DiagnosisKey]) {
     assert!(keys.len() <= MAX_KEYS && keys.len() * 2 <= data.len());
     let held = |k: &DiagnosisKey| {
-        k.key_data.len() + k.origin.len() + k.visited_countries.iter().map(String::len).sum::<usize>()
+        k.key_data.len() + k.origin.len() + k.visited_countries.iter().map(str::len).sum::<usize>()
     };
     assert!(keys.iter().map(held).sum::<usize>() <= data.len());
 }

@@ -37,7 +37,7 @@ impl Deliveries {
     pub fn expect(&mut self, row: &Row) {
         for (index, key) in row.keys.iter().enumerate() {
             let known = self.0.entry(key.key_data.to_vec()).or_insert_with(|| Key {
-                origin: key.origin.clone(),
+                origin: key.origin.to_string(),
                 row: String::new(),
                 whole: 0,
                 subset: 0,

@@ -34,7 +34,7 @@ fn report(kind: i32) -> Change {
 }
 
 fn visited(codes: &'static [&'static str]) -> Change {
-    Box::new(move |k| k.visited_countries = codes.iter().map(|c| (*c).to_owned()).collect())
+    Box::new(move |k| k.visited_countries = codes.iter().copied().collect())
 }
 
 fn onset(days: i32) -> Change {

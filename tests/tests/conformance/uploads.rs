@@ -2,7 +2,7 @@
 
 use keyferry_schemas::{
     canonical::Canonical,
-    efgs::{DiagnosisKey, encode_json, encode_protobuf},
+    efgs::{Codes, DiagnosisKey, encode_json, encode_protobuf},
 };
 
 use crate::{row::Row, scene::Scene};
@@ -83,8 +83,8 @@ pub fn bodies(s: &Scene) -> Vec<Row> {
             .rewritten("CONFIRMED_TEST", "NEITHER")
             .refused(400, "body-unreadable"),
         s.de("unknown fields", s.keys::<1>()).json().rewritten("{\"keys\"", "{\"more\":1,\"keys\"").created(),
-        s.de("no countries", [DiagnosisKey { visited_countries: Vec::new(), ..s.key() }]).created(),
-        s.de("no countries, json", [DiagnosisKey { visited_countries: Vec::new(), ..s.key() }])
+        s.de("no countries", [DiagnosisKey { visited_countries: Codes::default(), ..s.key() }]).created(),
+        s.de("no countries, json", [DiagnosisKey { visited_countries: Codes::default(), ..s.key() }])
             .json()
             .created(),
         s.de("protobuf without keys", []).refused(400, "no-keys"),
