@@ -1,6 +1,6 @@
 //! Stage 4. One Ed25519 signature for each destination, over a manifest that fixes content, order and predecessor.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use ed25519_dalek::SigningKey;
@@ -16,7 +16,7 @@ use keyferry_schemas::{
 
 use crate::{
     state::Position,
-    tag::{Route, Tagged},
+    tag::{Choice, Route, Tagged},
     validate::int,
 };
 
@@ -70,19 +70,25 @@ pub struct Signed {
 /// Signs what goes to each destination.
 #[must_use]
 pub fn sign(tagged: &Tagged<'_>, position: &Position, network: &Network, signer: &Signer) -> Vec<Signed> {
-    // Whole batches are the same bytes for every destination: encoded, hashed once.
-    let mut whole = None;
-    tagged
-        .routes
-        .iter()
-        .map(|route| {
-            let parts = match route.level {
-                Level::Whole => whole.get_or_insert_with(|| Parts::of(tagged, route)).clone(),
-                Level::Subset => Parts::of(tagged, route),
-            };
-            seal(tagged, route, parts, position, network, signer)
-        })
-        .collect()
+    // The same keys are the same bytes for every destination: encoded, hashed once.
+    let mut made: Vec<(&Arc<Choice>, Parts)> = Vec::new();
+    let mut sealed = Vec::with_capacity(tagged.routes.len());
+    for route in &tagged.routes {
+        let choice = &route.choice;
+        let same = |other: &Arc<Choice>| {
+            Arc::ptr_eq(other, choice) || (other.level, choice.level) == (Level::Whole, Level::Whole)
+        };
+        let parts = match made.iter().find(|(other, _)| same(other)) {
+            Some((_, parts)) => parts.clone(),
+            None => {
+                let parts = Parts::of(tagged, choice);
+                made.push((choice, parts.clone()));
+                parts
+            }
+        };
+        sealed.push(seal(tagged, route, parts, position, network, signer));
+    }
+    sealed
 }
 
 /// The parts of a batch that do not depend on its destination, with their hashes.
@@ -96,14 +102,14 @@ struct Parts {
 }
 
 impl Parts {
-    fn of(tagged: &Tagged<'_>, route: &Route) -> Self {
+    fn of(tagged: &Tagged<'_>, choice: &Choice) -> Self {
         let upload = &tagged.deduplicated;
-        let new = bitmap(route.keys.iter().map(|i| upload.fates[*i].is_taken()));
-        let whole = route.level == Level::Whole;
+        let new = bitmap(choice.keys.iter().map(|i| upload.fates[*i].is_taken()));
+        let whole = choice.level == Level::Whole;
         let (keys, content) = if whole {
             upload.verified.whole.clone()
         } else {
-            let keys = efgs::encode_protobuf(route.keys.iter().map(|i| &upload.verified.keys[*i]));
+            let keys = efgs::encode_protobuf(choice.keys.iter().map(|i| &upload.verified.keys[*i]));
             let content = sha256(&keys);
             (keys.into(), content)
         };
@@ -111,8 +117,8 @@ impl Parts {
         let canonical = if whole {
             upload.verified.content
         } else {
-            // `route.keys` is in canonical order, so membership is a walk along it.
-            let mut next = route.keys.iter().peekable();
+            // `choice.keys` is in canonical order, so membership is a walk along it.
+            let mut next = choice.keys.iter().peekable();
             sha256(&upload.verified.canonical.bytes_of(|index| next.next_if_eq(&&index).is_some()))
         };
         let hashes = [content, sha256(&new), sha256(origin_signature.as_deref().unwrap_or_default())];
@@ -145,8 +151,8 @@ fn seal(
         upload_id: upload.upload_id,
         batch_tag: upload.batch_tag.clone(),
         kind: upload.kind,
-        keys: int(route.keys.len()),
-        level: route.level,
+        keys: int(route.choice.keys.len()),
+        level: route.choice.level,
         canonical: parts.canonical,
         content,
         bitmap,
@@ -163,7 +169,7 @@ fn seal(
         destination: route.destination,
         sequence,
         manifest: sha256(&bytes),
-        new_keys: route.new_keys,
+        new_keys: route.choice.new_keys,
         batch: SignedBatch {
             signature: sign_manifest(&signer.key, &bytes),
             manifest: bytes.into(),
