@@ -3,7 +3,7 @@
 //! A key is known by its key data, not by a hash of all its fields: the same key with another risk level is no second
 //! key. It may change in one way only: its report type, from a diagnosis to a test, or from either to revoked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::BuildHasherDefault};
 
 use bytes::Bytes;
 use keyferry_schemas::{
@@ -15,7 +15,7 @@ use keyferry_schemas::{
 
 use crate::{
     examine::Prints,
-    fingerprint::{Facts, Fingerprint, Id},
+    fingerprint::{Facts, Fingerprint, Id, IdHasher},
     state::{Binding, OriginState},
     validate::{Rejected, Verified, int, verdicts},
 };
@@ -83,9 +83,10 @@ pub fn deduplicate<'e>(verified: Verified<'e>, state: &OriginState) -> Deduplica
     let prints = verified.prints;
     // Where each key stands once, which is what is meant by an upload, there is nothing to compare within it.
     let twice = prints.sorted.is_none();
-    let mut within = HashMap::<Id, Facts>::with_capacity(if twice { verified.keys.len() } else { 0 });
+    let mut within = HashMap::<Id, Facts, BuildHasherDefault<IdHasher>>::default();
     let mut fingerprints = Vec::with_capacity(verified.keys.len());
     let mut fates = Vec::with_capacity(verified.keys.len());
+    state.fetch(prints.current.iter().flatten().map(|print| &print.id));
     for (index, (print, invalid)) in prints.current.iter().zip(&verified.invalid).enumerate() {
         let print = match (invalid, print) {
             (None, Some(print)) => print,

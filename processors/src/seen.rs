@@ -42,6 +42,16 @@ impl Seen {
         shard.find(id).ok().map(|at| Fingerprint::from_bytes(&shard.slots[at]).facts)
     }
 
+    /// Has the memory fetched in which these keys would be, all at once: in a large table each is far away, and waiting for
+    /// one after the other takes longer than all that is done with them.
+    pub fn fetch<'i>(&self, ids: impl Iterator<Item = &'i Id>) {
+        let touch = |id: &Id| {
+            let shard = &self.shards[shard_of(id)];
+            shard.slots.get(shard.home(id)).map_or(0, |slot| slot[16])
+        };
+        std::hint::black_box(ids.fold(0, |sum, id| sum ^ touch(id)));
+    }
+
     /// Remembers a key, in place of what was remembered of it.
     pub fn insert(&mut self, print: &Fingerprint) {
         self.shards[shard_of(&print.id)].insert(print.to_bytes());
@@ -87,16 +97,26 @@ impl Shard {
         Self { slots, used: 0 }
     }
 
-    /// Where `id` is, or where it would be put.
+    /// Where a key with this id would like to be.
+    fn home(&self, id: &[u8]) -> usize {
+        // Scales the hash to the room instead of dividing, so that the room need not be a power of two.
+        let hash = u64::from_be_bytes(std::array::from_fn(|i| id[i + 1]));
+        ((u128::from(hash) * self.slots.len() as u128) >> 64) as usize
+    }
+
+    fn after(&self, at: usize) -> usize {
+        if at + 1 == self.slots.len() { 0 } else { at + 1 }
+    }
+
+    /// Where `id` is, or where it would be put. Along the slots keys stand in the order of their homes, so the search for
+    /// one that is not there ends soon, however full the table.
     fn find(&self, id: &Id) -> Result<usize, usize> {
         let room = self.slots.len();
         if room == 0 {
             return Err(0);
         }
-        // Scales the hash to the room instead of dividing, so that the room need not be a power of two.
-        let hash = u64::from_be_bytes(std::array::from_fn(|i| id[i + 1]));
-        let mut at = ((u128::from(hash) * room as u128) >> 64) as usize;
-        loop {
+        let mut at = self.home(id);
+        for way in 0..room {
             let slot = &self.slots[at];
             if slot[16] == FREE {
                 return Err(at);
@@ -104,20 +124,31 @@ impl Shard {
             if slot[..16] == id[..] {
                 return Ok(at);
             }
-            at = if at + 1 == room { 0 } else { at + 1 };
+            let home = self.home(slot);
+            let its_way = if at < home { at + room - home } else { at - home };
+            if its_way < way {
+                return Err(at);
+            }
+            at = self.after(at);
         }
+        Err(at)
     }
 
     fn insert(&mut self, slot: Slot) {
         let id: Id = std::array::from_fn(|i| slot[i]);
         match self.find(&id) {
             Ok(at) => self.slots[at] = slot,
-            Err(at) => {
-                if (self.used + 1) * 100 > self.slots.len() * FULL_PERCENT {
-                    self.grow();
-                    return self.insert(slot);
+            Err(_) if (self.used + 1) * 100 > self.slots.len() * FULL_PERCENT => {
+                self.grow();
+                self.insert(slot);
+            }
+            Err(mut at) => {
+                // Those that stand from here to the next free slot move on by one.
+                let mut carried = slot;
+                while carried[16] != FREE {
+                    std::mem::swap(&mut self.slots[at], &mut carried);
+                    at = self.after(at);
                 }
-                self.slots[at] = slot;
                 self.used += 1;
             }
         }

@@ -2,7 +2,10 @@
 //!
 //! The state is rebuilt from the head and the ledger at take-over, so everything in it must follow from these alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::BuildHasherDefault,
+};
 
 use keyferry_schemas::{
     avro::Record,
@@ -14,7 +17,7 @@ use keyferry_schemas::{
 };
 
 use crate::{
-    fingerprint::{Facts, Fingerprint, Id, LENGTH, Secrets},
+    fingerprint::{Facts, Fingerprint, Id, IdHasher, LENGTH, Secrets},
     seen::Seen,
 };
 
@@ -70,7 +73,7 @@ pub struct OriginState {
 /// Changes of the open transaction, on top of the state.
 struct Pending {
     before: Position,
-    seen: HashMap<Id, Facts>,
+    seen: HashMap<Id, Facts, BuildHasherDefault<IdHasher>>,
     tags: HashMap<Hash, Binding>,
 }
 
@@ -246,6 +249,11 @@ impl OriginState {
         self.seen.bytes()
     }
 
+    /// Has what is remembered of these keys fetched before it is asked for: see [`Seen::fetch`].
+    pub fn fetch<'i>(&self, ids: impl Iterator<Item = &'i Id>) {
+        self.seen.fetch(ids);
+    }
+
     /// What is remembered of a key; nothing once it can not be uploaded any more.
     #[must_use]
     pub fn seen(&self, id: &Id) -> Option<Facts> {
@@ -278,6 +286,7 @@ impl OriginState {
             position.chains.insert(delivery.destination, (delivery.sequence, delivery.manifest));
         }
         let pending = self.begin();
+        pending.seen.reserve(taken.len());
         pending.seen.extend(taken.iter().map(|p| (p.id, p.facts)));
         // Its reasons are our own.
         if let Ok(Some((tag, binding))) = binding_of(entry) {
@@ -296,7 +305,7 @@ impl OriginState {
         let before = &self.position;
         self.pending.get_or_insert_with(|| Pending {
             before: before.clone(),
-            seen: HashMap::new(),
+            seen: HashMap::default(),
             tags: HashMap::new(),
         })
     }
