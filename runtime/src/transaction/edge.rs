@@ -355,8 +355,8 @@ mod tests {
         let clock = Arc::new(BrokerClock::register(Arc::new(SystemClock)).unwrap());
         let deliveries = Deliveries { failed: Mutex::default(), clock };
         let producer: BaseProducer<Deliveries> = config.create_with_context(deliveries).unwrap();
-        let producer = Arc::new(producer);
         producer.send(BaseRecord::<[u8], [u8]>::to("nowhere").payload(b"x")).map_err(|(e, _)| e).unwrap();
+        let producer = Arc::new(producer);
         let before = busy();
         (0..200).for_each(|_| producer.serve(Duration::from_millis(1)));
         assert!(producer.in_flight() == 1);

@@ -13,7 +13,7 @@ pub(super) fn revises(old: &DiagnosisKey, new: &DiagnosisKey) -> bool {
 /// Why this is no key that may be uploaded.
 pub(super) fn fault(key: &DiagnosisKey, now: Timestamp) -> Option<&'static str> {
     let (today, start) = (now.as_second() / 86_400, i64::from(key.rolling_start_interval_number));
-    let country = |c: &String| c.len() == 2 && c.bytes().all(|b| b.is_ascii_uppercase());
+    let country = |c: &str| c.len() == 2 && c.bytes().all(|b| b.is_ascii_uppercase());
     let rules = [
         (key.key_data.len() == 16, "key-data-length"),
         (start <= now.as_second() / 600 + 1, "key-in-future"),
@@ -36,8 +36,8 @@ pub(super) fn text(key: &DiagnosisKey) -> String {
         key.rolling_start_interval_number.to_be_bytes().to_vec(),
         key.rolling_period.to_be_bytes().to_vec(),
         key.transmission_risk_level.to_be_bytes().to_vec(),
-        key.visited_countries.join(",").into_bytes(),
-        key.origin.clone().into_bytes(),
+        key.visited_countries.iter().collect::<Vec<_>>().join(",").into_bytes(),
+        key.origin.as_bytes().to_vec(),
         key.report_type.to_be_bytes().to_vec(),
         key.days_since_onset_of_symptoms.to_be_bytes().to_vec(),
     ];

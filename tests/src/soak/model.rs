@@ -196,7 +196,7 @@ fn refusal(upload: &Upload, sender: &Member, now: Timestamp) -> Option<&'static 
     if state_of(sender, now) != MemberState::Active {
         return Some("member-not-active");
     }
-    if upload.keys.iter().any(|k| k.origin != upload.origin) {
+    if upload.keys.iter().any(|k| *k.origin != *upload.origin) {
         return Some("key-origin-foreign");
     }
     let named: Vec<_> = sender

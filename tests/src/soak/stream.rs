@@ -147,7 +147,7 @@ impl Uploads {
             0 => DiagnosisKey { key_data: vec![1; 15].into(), ..key },
             1 => DiagnosisKey { rolling_period: 145, ..key },
             2 => DiagnosisKey { transmission_risk_level: 9, ..key },
-            3 => DiagnosisKey { visited_countries: vec!["DE,FR".into()], ..key },
+            3 => DiagnosisKey { visited_countries: ["DE,FR"].into_iter().collect(), ..key },
             4 => DiagnosisKey {
                 rolling_start_interval_number: key.rolling_start_interval_number - 3000,
                 ..key
