@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::{Duration, Instant},
 };
@@ -27,12 +27,14 @@ use crate::{exchange::client, front::Door};
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A gateway as clients know it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Gate {
     /// Its address.
     pub address: SocketAddr,
     /// How one proves who one is there.
     pub door: Door,
+    /// Whether it is about to end, so that nothing new is sent there: what a load balancer knows.
+    pub resting: Arc<AtomicBool>,
 }
 
 /// An answer that decides.
@@ -99,8 +101,11 @@ impl Clients {
         let mut last = String::new();
         loop {
             ensure!(begun.elapsed() < LIMIT, "no answer for {} in {LIMIT:?}; last: {last}", ready.upload.tag);
-            turn += 1;
-            let gate = self.gates[turn % self.gates.len()];
+            let gate = (0..self.gates.len()).find_map(|_| {
+                turn += 1;
+                Some(&self.gates[turn % self.gates.len()]).filter(|gate| !gate.resting.load(SeqCst))
+            });
+            let gate = gate.context("every gateway is about to end")?;
             match self.once(country, ready, gate).await {
                 Ok(answer) if answer.status < 500 && answer.status != 429 => return Ok(answer),
                 Ok(answer) => {
@@ -122,7 +127,7 @@ impl Clients {
         }
     }
 
-    async fn once(&self, country: &'static str, ready: &Ready, gate: Gate) -> Result<Answer> {
+    async fn once(&self, country: &'static str, ready: &Ready, gate: &Gate) -> Result<Answer> {
         let (client, scheme) = match gate.door {
             Door::Tls => (self.over_tls.get(country).context("a country")?, "https"),
             Door::Proxy => (&self.plain, "http"),

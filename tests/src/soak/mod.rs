@@ -158,6 +158,8 @@ fn one(stage: &mut Stage, load: &Load, together: &mut [Box<dyn Fault>], rng: &mu
     let patience = trouble.patience_ms.load(SeqCst);
     if gentle {
         trouble.patience_ms.store(60_000, SeqCst);
+        // Until those that were sent with less patience have ended.
+        std::thread::sleep(Duration::from_millis(patience));
     }
     let before = failed();
     for fault in together.iter_mut() {

@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,8 @@ pub struct Slot {
     pub listen: SocketAddr,
     pub(super) admin: SocketAddr,
     pub(super) door: Door,
+    /// Whether clients are told to send nothing here any more.
+    pub resting: Arc<AtomicBool>,
     pub(super) folder: PathBuf,
     pub(super) process: Option<Dependent>,
     pub(super) frozen: bool,

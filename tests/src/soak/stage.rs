@@ -120,6 +120,7 @@ impl Stage {
             admin,
             // One of the gateways for either way to say who one is.
             door: if role == Role::Gateway && n % 2 == 0 { Door::Tls } else { Door::Proxy },
+            resting: Arc::default(),
             folder: PathBuf::new(),
             process: None,
             frozen: false,
@@ -147,7 +148,7 @@ impl Stage {
     /// The gateways.
     #[must_use]
     pub fn gates(&self) -> Vec<Gate> {
-        let of = |s: &Slot| Gate { address: s.listen, door: s.door };
+        let of = |s: &Slot| Gate { address: s.listen, door: s.door, resting: Arc::clone(&s.resting) };
         self.slots.iter().filter(|s| s.role == Role::Gateway).map(of).collect()
     }
 
