@@ -10,7 +10,7 @@
 //!
 //! `KEYFERRY_OUTAGE_S` is how long the whole cluster is gone (5), `KEYFERRY_FAULT` a part of the names of faults to which
 //! the run is limited.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod check;
 mod load;
@@ -33,6 +33,7 @@ use keyferry_tests::{
     trio::{
         TOPICS, Trio,
         faults::{Blow, Fault},
+        say,
     },
     wait::wait_until,
 };
@@ -52,7 +53,7 @@ fn outage() -> Duration {
 fn what_was_acknowledged_outlives_brokers() {
     let begun = Instant::now();
     let Some(mut trio) = Trio::start().unwrap() else { return };
-    println!("{:.1} s to start the cluster", begun.elapsed().as_secs_f64());
+    say(&format!("{:.1} s to start the cluster", begun.elapsed().as_secs_f64()));
     let world = World::new(&COUNTRIES, jiff::Timestamp::now()).unwrap();
     let hub = Hub::over(&trio.bootstrap(), world, TOPICS).unwrap();
     // Those that the program has made, of which it was told how many copies to keep.
@@ -78,24 +79,17 @@ fn what_was_acknowledged_outlives_brokers() {
         // Ends also when a check fails: the others would never.
         let _end = End(&load);
         load.recovered(&COUNTRIES, begun);
-        println!("{:.1} s to the first decisions", begun.elapsed().as_secs_f64());
         trio.await_whole();
         let uploads = topics::uploads("DE".parse().unwrap());
         let only = setting("KEYFERRY_FAULT").unwrap_or_default();
         for mut fault in Fault::all(&uploads, "p-0").into_iter().filter(|f| f.name.contains(&only)) {
             strike(&mut fault, &mut trio, &load, [&front.processor, &second]);
-            let checked = Instant::now();
             books.check(&front.hub, &load);
-            println!(
-                "  checked in {:.1} s; {:.0} s in all",
-                checked.elapsed().as_secs_f64(),
-                begun.elapsed().as_secs_f64()
-            );
         }
     });
     books.check(&front.hub, &load);
     let (records, keys, twice) = books.counts();
-    println!("{records} records decided, {twice} of them written twice; {keys} keys accepted");
+    say(&format!("{records} records decided, {twice} of them written twice; {keys} keys accepted"));
     // Once more with fresh readers, from the beginning.
     for destination in COUNTRIES {
         let mut all = front.hub.delivered(destination).unwrap();
@@ -134,12 +128,12 @@ fn strike(fault: &mut Fault, trio: &mut Trio, load: &Load, processors: [&Process
     fault.heal(trio).unwrap();
     let back = healed.elapsed();
     let took = load.recovered(&COUNTRIES, healed);
-    println!(
+    say(&format!(
         "{} (node {node}): {meanwhile}, told {told:?}; back within {:.1} s, decided again after {:.1} s",
         fault.name,
         back.as_secs_f64(),
         took.as_secs_f64()
-    );
+    ));
     trio.await_whole();
     assert!(processors.iter().all(|p| !p.has_ended()), "{}: a processor has ended", fault.name);
     if fault.blow == Blow::Hang {
