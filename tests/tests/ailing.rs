@@ -29,40 +29,35 @@ struct Scene {
     role: Role,
     at: Addresses,
     client: Client,
-    runtime: Runtime,
     batches: Vec<SignedBatch>,
     sent: usize,
     seen: Vec<Page>,
     folder: tempfile::TempDir,
 }
 
-/// With `distribute.store` as given, or the local one in the folder.
-fn service(hub: &Hub, folder: &Path, store: Option<&str>, listen: &str) -> Role {
+/// With this as `distribute.store`.
+fn service(hub: &Hub, folder: &Path, store: &str, listen: &str) -> Role {
     Role::start_with("distribute", folder, hub, listen, |text| {
         let dir = folder.display();
         let local = format!("store: {{local: {{path: {dir}/store}}}}");
-        let text = match store {
-            Some(store) => text.replace(&local, &format!("store: {store}")),
-            None => text,
-        };
+        let text = text.replace(&local, &format!("store: {store}"));
         let tls = format!("tls: {{certificate: {dir}/server.pem, key: {dir}/server.key}}}}\n");
         text.replacen(&tls, "trusted_proxies: ['127.0.0.0/8']}\n", 1)
     })
 }
 
 impl Scene {
-    fn start(store: Option<&str>, prepared: impl FnOnce(&Path)) -> Self {
+    fn start(store: &str) -> Self {
         let hub = Hub::start(World::new(&["DE", "FR"], jiff::Timestamp::now()).unwrap()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         prepare(folder.path(), &hub.world);
-        prepared(folder.path());
         let (runtime, listen) = (Runtime::new().unwrap(), address());
         let mut role = service(&hub, folder.path(), store, &listen);
         role.wait_until_ready(&runtime);
         let at = Addresses::of(&listen, role.admin());
         let batches = hub.chains(20).unwrap().remove(&"FR".parse().unwrap()).unwrap();
         let client = Client::new().unwrap();
-        Self { hub, role, at, client, runtime, batches, sent: 0, seen: Vec::new(), folder }
+        Self { hub, role, at, client, batches, sent: 0, seen: Vec::new(), folder }
     }
 
     /// One more batch is on the topic.
@@ -119,7 +114,7 @@ fn keys_of(batch: &SignedBatch) -> Vec<Vec<u8>> {
 fn a_bucket_that_fails_anywhere_or_is_slow_loses_and_changes_nothing() {
     let bucket = Bucket::start();
     let config = bucket.config();
-    let mut scene = Scene::start(Some(&config), |_| ());
+    let mut scene = Scene::start(&config);
     scene.send();
     scene.all_comes("the first");
     let put = [Method::PUT];
@@ -142,7 +137,7 @@ fn a_bucket_that_fails_anywhere_or_is_slow_loses_and_changes_nothing() {
     // The credentials have ended, say: no use in asking again at once, and it is said.
     bucket.ail(Fault::refused(&put, "", 403));
     scene.send();
-    scene.says("403");
+    scene.says("lacked the necessary privileges");
     scene.published();
     bucket.heal();
     scene.all_comes("after a refusal");
@@ -168,7 +163,7 @@ fn a_bucket_that_fails_anywhere_or_is_slow_loses_and_changes_nothing() {
 
     // A start says what is missing, and ends.
     bucket.ail(Fault::refused(&[Method::GET, Method::HEAD, Method::PUT], "", 403));
-    let mut second = service(&scene.hub, scene.folder.path(), Some(&config), &address());
+    let mut second = service(&scene.hub, scene.folder.path(), &config, &address());
     assert_eq!(second.ended().code(), Some(3));
     // The one line behind those of the first, whose log it shares.
     let said = second.says("").pop().unwrap();
@@ -228,7 +223,7 @@ fn a_full_file_system_loses_and_changes_nothing() {
         return;
     };
     let config = format!("{{local: {{path: {}}}}}", at.display());
-    let mut scene = Scene::start(Some(&config), |_| ());
+    let mut scene = Scene::start(&config);
     scene.send();
     scene.all_comes("the first");
     // At the data object, between it and the log object, and somewhere else on the way.

@@ -15,7 +15,6 @@ use keyferry_runtime::{
     tail::Record,
 };
 use keyferry_schemas::{
-    avro::Record as _,
     records::{Head, Outcome, Upload},
     topics,
     world::{Rng, World, key},

@@ -214,6 +214,7 @@ fn a_record_waits_for_a_registry_that_does_not_answer() {
         front.hub.decided("FR", n).unwrap();
     }
     assert!(front.hub.ledger("DE").unwrap().is_empty());
+    assert_eq!(front.post(&sender.upload(&front, "FR", "over-the-gateway")).unwrap().status, 201);
 
     registry.start_again().unwrap();
     let entries = front.hub.decided("DE", 2).unwrap();
