@@ -24,6 +24,8 @@ until processor=$(pgrep -P $running -f -- '--instance .* p-0') && [ -n "$process
   kill -0 $running 2>/dev/null || { cat "$work/out" >&2; exit 1; }
   sleep 0.2
 done
+# Uploads are signed first; there is nothing to see until it has worked for a while.
+until [ "$(ps -o cputimes= -p "$processor")" -ge 3 ]; do sleep 0.5; done
 # Stacks by DWARF, for nothing is built with frame pointers.
 perf record -q -e cpu-clock -F 199 --call-graph dwarf,16384 -p "$processor" -o "$work/perf.data" -- sleep "${SECONDS_OF_WORK:-40}"
 perf script -i "$work/perf.data" --no-inline 2>/dev/null >"$work/script"
@@ -36,7 +38,7 @@ $tools/inferno-collapse-perf "$work/script" |
     -e ':types; s/<([^<>; ]+) as [^<>;]*>/\1/g; s/(::)?<[^<>;]*>//g; ttypes' \
     -e 's/\{\{closure\}\}/closure/g; s/;(entry_SYSCALL_64|asm_)[^ ]*/;kernel/' \
     -e 's/^[^;]+/processor/' \
-    -e ':start; s/^(processor;)(_start|__libc_start[^; ]*|__?clone3?|start_thread|main|bench::main|std::[^; ]*|core::ops::[^; ]*|__rust_[^; ]*|\[unknown\]|tests::bench::[^; ]*);/\1/; tstart' \
+    -e ':start; s/^(processor;)(_start|__libc_start[^; ]*|_*clone3?|start_thread|main|bench::main|std::[^; ]*|core::ops::[^; ]*|__rust_[^; ]*|\[unknown\]|tests::bench::[^; ]*);/\1/; tstart' \
     -e 's#[^; ]*/##g' >"$work/folded"
 
 # What is too thin to be read is left out.
