@@ -15,12 +15,15 @@ impl Cpu {
     /// As it is now; of a thread that has ended nothing is known any more.
     pub fn now(broker: Option<u32>) -> Result<Self> {
         let mut all = BTreeMap::new();
+        let nameless = read(Path::new("/proc/self"))?.0;
         for task in fs::read_dir("/proc/self/task")? {
             // One may end at any moment.
             if let Ok((name, seconds)) = read(&task?.path()) {
                 // "keys-de" and "keys-fr" are one part of the service, "rdk:broker1" and "rdk:main" one library.
-                let name = name.split(['-', ':']).next().unwrap_or_default().to_owned();
-                *all.entry(name).or_default() += seconds;
+                let name = name.split(['-', ':']).next().unwrap_or_default();
+                // A thread without a name has that of the program: it is the processor's.
+                let name = if name == nameless { "process" } else { name };
+                *all.entry(name.to_owned()).or_default() += seconds;
             }
         }
         if let Some(pid) = broker {

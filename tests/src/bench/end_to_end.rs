@@ -27,9 +27,8 @@ const KEYS: usize = 5000;
 const FEW_KEYS: usize = 100;
 /// Uploads at a time of one origin, as many as a gateway lets in.
 const AT_A_TIME: usize = 8;
-/// Single small uploads, and large ones where the load itself has too few of them, in a second.
-const SINGLES_PER_S: f64 = 10.0;
-const LARGE_PER_S: f64 = 2.0;
+/// Single small uploads in a second, so few that they are no load.
+const SINGLES_PER_S: f64 = 5.0;
 
 /// An upload that is ready to be sent.
 struct Ready {
@@ -44,7 +43,7 @@ struct Ready {
 /// Something does not start, or an upload is not taken.
 pub fn run(report: &mut Report, size: Size) -> Result<()> {
     let (warm_up, saturated) = (size.pick(40, 5), size.pick(400, 10));
-    let sending = Duration::from_secs(size.pick(20, 2));
+    let sending = Duration::from_secs(size.pick(30, 2));
     let scene = Scene::start()?;
     let mut maker = Maker::new()?;
     let clients: Vec<Client> = COUNTRIES.iter().map(|c| scene.backend(c)).collect::<Result<_>>()?;
@@ -68,10 +67,8 @@ pub fn run(report: &mut Report, size: Size) -> Result<()> {
     for percent in [1, 10, 50] {
         let large_per_s = keys_per_s * f64::from(percent) / 100.0 / KEYS as f64;
         let mut plan = Vec::new();
-        for (keys, per_s) in
-            [(KEYS, large_per_s.max(LARGE_PER_S.min(large_per_s * 4.0))), (FEW_KEYS, SINGLES_PER_S)]
-        {
-            let n = (per_s * sending.as_secs_f64()) as usize;
+        for (keys, per_s) in [(KEYS, large_per_s), (FEW_KEYS, SINGLES_PER_S)] {
+            let n = ((per_s * sending.as_secs_f64()) as usize).max(1);
             for i in 0..n {
                 // The small ones fall between the large ones, not upon them.
                 let shift = if keys == KEYS { 0.0 } else { 0.37 };
