@@ -7,7 +7,7 @@
 set -muo pipefail
 cd "$(dirname "$0")/.."
 
-patient=(exactly_once killed left_open takeover zombies)
+patient=(brokers clocks exactly_once fire killed left_open silence takeover versions zombies)
 others=()
 for test in tests/tests/*.rs tests/tests/*/main.rs; do
   name=${test#tests/tests/} name=${name%/main.rs} name=${name%.rs}
