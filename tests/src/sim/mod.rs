@@ -5,10 +5,10 @@
 //! |---|---|
 //! | [`campaign`] | many histories |
 //! | `baton` | threads, one at a time, as the seed says; simulated time |
-//! | `cluster` | what happens by itself, and what befalls instances |
+//! | `cluster`, `strikes` | what happens by itself, and what befalls instances |
 //! | `topics` | topics, transactions, markers that land late |
 //! | `group` | the consumer group: members, generations, rebalances |
-//! | `clients` | what the loop holds of all this: the traits of [`keyferry_runtime::transaction::log`] |
+//! | `clients`, `writer` | what the loop holds of all this: the traits of [`keyferry_runtime::transaction::log`] |
 //! | `plan` | what one history is about |
 //! | `exact`, `real` | an application without keys, for most histories; the pipeline, for the others |
 //! | `oracle` | what must hold at the end |
@@ -24,7 +24,9 @@ mod oracle;
 mod plan;
 mod real;
 mod rng;
+mod strikes;
 mod topics;
+mod writer;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
