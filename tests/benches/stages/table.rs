@@ -29,9 +29,9 @@ impl Default for Table {
             .with_measurement(ThreadCpu)
             .without_plots()
             .output_directory(&target().join("criterion"))
-            .sample_size(20)
-            .warm_up_time(Duration::from_millis(200))
-            .measurement_time(Duration::from_millis(800))
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(50))
+            .measurement_time(Duration::from_millis(200))
             .configure_from_args();
         Self { criterion, rows: Vec::new() }
     }
