@@ -21,6 +21,8 @@ use keyferry_tests::hub::tools;
 
 const NOW: Millis = Millis(20_000 * MILLIS_PER_DAY - 10_000);
 
+type Change<'a> = &'a dyn Fn(&mut World);
+
 fn de() -> Country {
     "DE".parse().unwrap()
 }
@@ -59,7 +61,7 @@ fn a_record_that_was_prepared_under_another_version_is_decided_under_the_one_in_
     let code = |step: &Step| step.entry.code.clone().unwrap_or_default();
     assert_eq!(code(&decided(&upload, &first, &first, &tools, NOW)), "");
 
-    let changes: [(&dyn Fn(&mut World), &str); 4] = [
+    let changes: [(Change<'_>, &str); 4] = [
         (&|w| w.member_mut("DE").unwrap().days_since_onset = OnsetPolicy::Reject, "invalid-keys"),
         (&|w| w.member_mut("DE").unwrap().max_keys_per_upload = 1, "too-many-keys"),
         (&|w| w.member_mut("DE").unwrap().certificates.clear(), "client-certificate-unknown"),
