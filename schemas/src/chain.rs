@@ -211,7 +211,7 @@ fn content(batch: &SignedBatch, manifest: &Manifest, network: &Network) -> Resul
         return Err(Break::Part("number of keys"));
     }
     let home = network.resolve(manifest.origin);
-    if keys.iter().any(|k| !k.origin.country().is_some_and(|c| network.resolve(c) == home)) {
+    if keys.iter().any(|k| k.origin.country().is_none_or(|c| network.resolve(c) != home)) {
         return Err(Break::Part("origin of a key"));
     }
     let signed = in_order(&keys).filter(|signed| sha256(signed) == manifest.canonical);

@@ -79,14 +79,14 @@ fn reading(table: &mut Table, case: &str, scene: &Scene) {
         drop(black_box(Examined::of(upload.clone(), de(), network, &scene.tools.secrets)));
     });
     let examined = Examined::of(upload.clone(), de(), network, &scene.tools.secrets);
-    measure("validate", &|| drop(black_box(validate(&examined, de(), network, NOW).is_ok())));
+    measure("validate", &|| _ = black_box(validate(&examined, de(), network, NOW).is_ok()));
     measure("fingerprint", &|| {
-        keys.iter().for_each(|key| drop(black_box(scene.tools.secrets.current.fingerprint(key))));
+        keys.iter().for_each(|key| _ = black_box(scene.tools.secrets.current.fingerprint(key)));
     });
     measure("encode_keys", &|| drop(black_box(efgs::encode_protobuf(black_box(&keys)))));
     measure("upload_to_avro", &|| drop(black_box(upload.to_avro())));
     let avro = Bytes::from(upload.to_avro());
-    measure("upload_from_avro", &|| drop(black_box(Upload::from_avro(avro.clone()).is_ok())));
+    measure("upload_from_avro", &|| _ = black_box(Upload::from_avro(avro.clone()).is_ok()));
 }
 
 /// The stages that depend on state and destinations, and all of them together.
