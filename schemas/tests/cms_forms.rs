@@ -141,6 +141,22 @@ fn what_comes_along_is_ignored_whatever_it_is() {
 }
 
 #[test]
+fn what_comes_along_as_a_certificate_and_is_none_is_refused() {
+    // Others would not read it, and a signature that only some take must not travel on.
+    let nl = identity("NL", Algorithm::P256);
+    let cms = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key -nocerts");
+    let own = nl.certificate.x509().to_der().unwrap();
+    for (came, expected) in [
+        (own.clone(), HOLDS),
+        (element(0x30, &[0x05, 0x00]), Err(Rejection::SignatureMalformed)),
+        ([own, element(0x30, &[0x05, 0x00])].concat(), Err(Rejection::SignatureMalformed)),
+    ] {
+        let cms = with(&cms, |data, _| data.push(element(0xa0, &came)));
+        assert_eq!(judge(&cms, CONTENT, &nl.certificate), expected);
+    }
+}
+
+#[test]
 fn the_name_of_the_issuer_may_be_written_in_another_type_of_string() {
     let nl = identity("NL", Algorithm::P256);
     let cms = Desk::new(&[("nl", &nl)]).sign("-signer nl.pem -inkey nl.key -noattr");
