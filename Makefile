@@ -36,8 +36,9 @@ test: setup lint ## Lint, then all tests on a real Kafka
 
 # All of it in one run, on a machine that does nothing else: figures of several runs can not be compared.
 bench: setup ## Measure: table, and target/bench/summary.json (PARTS="processor restore" for some of it)
-	$(if $(wildcard tests/benches/stages.rs),cargo bench -p keyferry-tests --all-features --bench stages)
-	cargo run --release -p keyferry-tests --all-features --bin bench -- $(PARTS)
+	cargo bench --workspace --all-features --bench stages
+	cargo build --release --workspace --all-features --bin bench
+	target/release/bench $(PARTS)
 
 # Needs a nightly compiler and cargo-fuzz, which nothing else does. What fuzzing found is run by `make test`.
 fuzz: ## Feed the decoders garbage (TARGET=json SECONDS=60; all of them, a minute each, unless told)
@@ -48,4 +49,5 @@ soak: setup ## Break everything for a while, and compare with a model (MINUTES=1
 	target/debug/soak "$(or $(MINUTES),10)" "$(SEED)"
 
 simulate: ## Play histories over a simulated log until one does not hold (MINUTES=1; KEYFERRY_SEED= plays one and prints it)
-	cargo run --release -p keyferry-tests --all-features --bin simulate -- $(or $(MINUTES),1)
+	cargo build --release --workspace --all-features --bin simulate
+	target/release/simulate $(or $(MINUTES),1)

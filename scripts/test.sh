@@ -9,18 +9,19 @@ cd "$(dirname "$0")/.."
 
 patient=(brokers clocks exactly_once fire killed left_open silence takeover versions zombies)
 others=()
-for test in tests/tests/*.rs tests/tests/*/main.rs; do
-  name=${test#tests/tests/} name=${name%/main.rs} name=${name%.rs}
-  [[ " ${patient[*]} " == *" $name "* ]] || others+=("$name")
+for test in */tests/*.rs */tests/*/main.rs; do
+  name=${test#*/tests/} name=${name%/main.rs} name=${name%.rs}
+  [[ " ${patient[*]} ${others[*]} " == *" $name "* ]] || others+=("$name")
 done
 
-run() { cargo test --all-features "$@"; }
+# Always the whole workspace: with fewer packages cargo chooses other features, and builds all of it again.
+run() { cargo test --workspace --all-features "$@"; }
 
-run -p keyferry-tests "${patient[@]/#/--test=}" >target/patient.log 2>&1 &
+run "${patient[@]/#/--test=}" >target/patient.log 2>&1 &
 lane=$!
 trap 'kill -- -$lane 2>/dev/null' EXIT
 failed=0
-run --workspace --exclude keyferry-tests && run -p keyferry-tests --lib --bins "${others[@]/#/--test=}" || failed=1
+run --lib --bins "${others[@]/#/--test=}" && run --doc || failed=1
 wait $lane || failed=1
 trap - EXIT
 cat target/patient.log

@@ -7,12 +7,10 @@ use std::{fmt, hash::Hasher};
 
 use hmac::{Hmac, KeyInit, Mac};
 use keyferry_schemas::{
-    country::Country,
     efgs::DiagnosisKey,
-    records::Hash,
     time::{Day, Interval},
 };
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 
 /// Bytes of one fingerprint in the ledger.
 pub const LENGTH: usize = 23;
@@ -46,7 +44,7 @@ pub struct Facts {
     pub report_type: u8,
     /// The last day on which it can be uploaded; after that it is forgotten.
     pub last_day: Day,
-    /// Keyed hash of its other fields, to tell a revision from a conflict.
+    /// HMAC of its other fields, to tell a revision from a conflict.
     pub rest: [u8; 4],
 }
 
@@ -90,13 +88,11 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A secret with its name. The keyed states are kept, so that a fingerprint costs three blocks of SHA-256.
+/// A secret with its name. The keyed state is kept, so that a fingerprint costs two short hashes.
 #[derive(Clone)]
 pub struct Secret {
     name: String,
     keyed: Hmac<Sha256>,
-    /// Has taken one block in, which follows from the secret.
-    rest: Sha256,
 }
 
 impl Secret {
@@ -105,10 +101,8 @@ impl Secret {
     pub fn new(name: &str, secret: &[u8; 32]) -> Self {
         // HMAC takes keys of any length.
         #[expect(clippy::expect_used, reason = "an HMAC key of 32 bytes is always accepted")]
-        let keyed = Hmac::<Sha256>::new_from_slice(secret).expect("any length");
-        let derived = keyed.clone().chain_update(b"rest").finalize().into_bytes();
-        let rest = Sha256::new().chain_update(derived).chain_update([0; 32]);
-        Self { name: name.to_owned(), keyed, rest }
+        let keyed = Hmac::new_from_slice(secret).expect("any length");
+        Self { name: name.to_owned(), keyed }
     }
 
     /// Its name, which stands in ledgers.
@@ -121,35 +115,25 @@ impl Secret {
         let mut hmac = self.keyed.clone();
         hmac.update(b"key");
         hmac.update(&key.key_data);
-        cut(&hmac.finalize().into_bytes().into())
+        cut(hmac)
     }
 
-    /// Of so short a part of a hash nothing can be gone on with, so a keyed start is enough and HMAC would only be slower.
     fn rest(&self, key: &DiagnosisKey) -> [u8; 4] {
-        let mut hash = self.rest.clone();
-        let (mut block, mut filled) = ([0; 64], 0);
-        let numbers = [
+        let mut hmac = self.keyed.clone();
+        hmac.update(b"rest");
+        for number in [
             key.rolling_start_interval_number,
             key.rolling_period,
             key.transmission_risk_level as u32,
             key.days_since_onset_of_symptoms as u32,
-        ];
-        let numbers = numbers.iter().flat_map(|n| {
-            let [a, b, c, d] = n.to_be_bytes();
-            [[a, b], [c, d]]
-        });
-        // A valid code is two letters, so the concatenation says where each begins.
-        let countries = key.visited_countries.countries().flatten().map(Country::bytes);
-        for pair in numbers.chain(countries) {
-            if filled == block.len() {
-                hash.update(block);
-                filled = 0;
-            }
-            block[filled..filled + 2].copy_from_slice(&pair);
-            filled += 2;
+        ] {
+            hmac.update(&number.to_be_bytes());
         }
-        hash.update(&block[..filled]);
-        cut(&hash.finalize().into())
+        // A valid code is two letters, so the concatenation says where each begins.
+        for country in key.visited_countries.countries().flatten() {
+            hmac.update(&country.bytes());
+        }
+        cut(hmac)
     }
 
     /// The fingerprint of a valid key.
@@ -164,8 +148,9 @@ impl Secret {
     }
 }
 
-fn cut<const N: usize>(hash: &Hash) -> [u8; N] {
-    std::array::from_fn(|i| hash[i])
+fn cut<const N: usize>(hmac: Hmac<Sha256>) -> [u8; N] {
+    let full = hmac.finalize().into_bytes();
+    std::array::from_fn(|i| full[i])
 }
 
 impl fmt::Debug for Secret {

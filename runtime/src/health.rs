@@ -23,6 +23,7 @@ pub struct Health {
 struct Process {
     begun: Instant,
     components: Mutex<Vec<Arc<Component>>>,
+    leaving: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,8 @@ impl Health {
     /// A process without parts yet, whose first role is `role`.
     #[must_use]
     pub fn new(role: &str) -> Self {
-        let process = Process { begun: Instant::now(), components: Mutex::default() };
+        let process =
+            Process { begun: Instant::now(), components: Mutex::default(), leaving: AtomicBool::new(false) };
         Self { role: role.into(), process: Arc::new(process) }
     }
 
@@ -101,6 +103,11 @@ impl Health {
         Beat { component, process: Arc::clone(&self.process) }
     }
 
+    /// From now on the process is not ready, whatever its parts say: it is about to stop.
+    pub fn leave(&self) {
+        self.process.leaving.store(true, Ordering::Release);
+    }
+
     /// Whether no part has failed or stalled.
     #[must_use]
     pub fn live(&self) -> Report {
@@ -112,13 +119,15 @@ impl Health {
         })
     }
 
-    /// Whether there are parts, and all of them are ready and have not failed. A stalled part does not count here:
+    /// Whether there are parts, all of them are ready and have not failed, and the process is to go on. A stalled part does not count here:
     /// `livez` has it restarted.
     #[must_use]
     pub fn ready(&self) -> Report {
         let some = !lock(&self.process.components).is_empty();
+        let leaving = self.process.leaving.load(Ordering::Acquire);
         self.report(some, |c| match lock(&c.failed).as_ref() {
             Some(reason) => Err(format!("failed: {reason}")),
+            None if leaving => Err("about to stop".into()),
             None if c.ready.load(Ordering::Acquire) => Ok("ready".into()),
             None => Err("not ready".into()),
         })

@@ -69,6 +69,7 @@ impl World {
             trusted_proxies: Vec::new(),
             max_connections: 4,
             max_connections_per_address: 3,
+            drain_s: 0,
         };
         let mut faults = Faults::default();
         config.check(&mut faults);
@@ -259,6 +260,7 @@ async fn faults_are_named() {
         trusted_proxies: Vec::new(),
         max_connections: 0,
         max_connections_per_address: 0,
+        drain_s: 0,
     };
     let mut faults = Faults::default();
     nothing.check(&mut faults);

@@ -75,6 +75,7 @@ impl Scene {
             trusted_proxies: Vec::new(),
             max_connections: 100,
             max_connections_per_address: 100,
+            drain_s: 0,
         };
         let seen = Seen::default();
         let note = |path: &'static str| {

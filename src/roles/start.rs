@@ -66,6 +66,9 @@ struct Roles {
 }
 
 struct Listener {
+    /// How long it goes on while nobody should come any more.
+    drain: Duration,
+    health: Health,
     stop: Shutdown,
     ended: JoinHandle<()>,
 }
@@ -123,7 +126,8 @@ impl Roles {
         {
             let stop = Shutdown::new();
             let server = http::serve(http, router, stop.clone()).await?;
-            self.listener = Some(Listener { stop, ended: tokio::spawn(server.stopped()) });
+            let ended = tokio::spawn(server.stopped());
+            self.listener = Some(Listener { drain: http.drain(), health: health.clone(), stop, ended });
         }
         Ok(())
     }
@@ -141,7 +145,9 @@ impl Roles {
 
     /// Uploads in flight wait for their decision, so the processor goes on until the listener has answered them all.
     async fn stop(self) -> Result<(), Fatal> {
-        if let Some(Listener { stop, ended }) = self.listener {
+        if let Some(Listener { drain, health, stop, ended }) = self.listener {
+            health.leave();
+            tokio::time::sleep(drain).await;
             stop.trip();
             // One that panicked has stopped as well.
             let _ = ended.await;

@@ -206,6 +206,7 @@ pub fn plain() -> HttpConfig {
         trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
         max_connections: 100,
         max_connections_per_address: 100,
+        drain_s: 0,
     }
 }
 

@@ -273,7 +273,14 @@ pub fn listener(door: Door, world: &World, folder: &Path) -> Result<HttpConfig> 
         }
     };
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    Ok(HttpConfig { listen, tls, trusted_proxies, max_connections: 200, max_connections_per_address: 200 })
+    Ok(HttpConfig {
+        listen,
+        tls,
+        trusted_proxies,
+        max_connections: 200,
+        max_connections_per_address: 200,
+        drain_s: 0,
+    })
 }
 
 /// A client with this certificate, or with none, that trusts the listeners of this world.

@@ -144,6 +144,7 @@ impl World {
             trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
             max_connections: 10,
             max_connections_per_address: 10,
+            drain_s: 0,
         };
         let server = serve(&http, router(Arc::new(inner)), shutdown.clone()).await?;
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();

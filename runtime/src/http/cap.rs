@@ -174,6 +174,7 @@ mod tests {
             trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
             max_connections: 6,
             max_connections_per_address: 2,
+            drain_s: 0,
         };
         let capped = Capped::new(&config, Duration::MAX);
         let enter = |address: &str| capped.enter(address.parse().unwrap());

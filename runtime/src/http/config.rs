@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -33,9 +34,20 @@ pub struct HttpConfig {
     /// told. Trusted proxies are exempt.
     #[serde(default = "HttpConfig::default_max_connections_per_address")]
     pub max_connections_per_address: usize,
+    /// How long the listener goes on after the signal to stop, while `/readyz` says already that nothing more should come,
+    /// in seconds; 0 unless told. Behind a load balancer: longer than that takes to notice, so that no client meets a
+    /// listener that is gone.
+    #[serde(default)]
+    pub drain_s: u16,
 }
 
 impl HttpConfig {
+    /// [`HttpConfig::drain_s`].
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        Duration::from_secs(self.drain_s.into())
+    }
+
     fn default_max_connections() -> usize {
         1000
     }
@@ -74,6 +86,9 @@ impl Check for HttpConfig {
         }
         if self.max_connections_per_address == 0 {
             faults.add("max_connections_per_address", "is 0");
+        }
+        if self.drain_s > 300 {
+            faults.add("drain_s", "is more than 300");
         }
         if let Some(config) = &self.tls
             && let Err(e) = tls::load(config)

@@ -26,6 +26,7 @@ async fn start(patience: Patience) -> (Server, Shutdown) {
         trusted_proxies: Vec::new(),
         max_connections: 1,
         max_connections_per_address: 1,
+        drain_s: 0,
     };
     let router = Router::new().route("/large", get(async || vec![7u8; LARGE]));
     let shutdown = Shutdown::new();

@@ -88,6 +88,9 @@ pub(super) struct Queued<A: Application> {
     pub attempts: u32,
 }
 
+/// The header of a head that names the instance which wrote it: whoever takes over has to know whose transaction is open.
+pub(super) const WRITER: &str = "writer";
+
 /// Lets the application decide, and sends what it puts out. `counts` tells how many records of each origin were decided,
 /// also when sending fails. `turn` says who goes first.
 pub(super) fn decide<A: Application, L: Log>(
@@ -184,7 +187,7 @@ fn finish<A: Application, L: Log>(
             topic: topics::HEADS.to_owned(),
             key: Some(Bytes::copy_from_slice(name.as_str().as_bytes())),
             value: Some(runner.codec.encode(&head).into()),
-            headers: Vec::new(),
+            headers: vec![(WRITER.to_owned(), Some(transaction.instance.to_owned().into()))],
             timestamp: now,
         })?;
         // With checkpoints alone nothing new is consumed. The offset is sent all the same: it is how the broker finds that

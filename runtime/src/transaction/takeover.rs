@@ -4,6 +4,7 @@
 //! before the ledger entry that goes with it; and a dead instance may have left a transaction open.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use keyferry_schemas::{
 
 use super::{
     Application,
+    decide::WRITER,
     fault::Fault,
     guard,
     log::{Committed, Log, Offsets, Reader, Writer},
@@ -26,7 +28,7 @@ use crate::{
     kafka::Isolation,
     network::NetworkFeed,
     skew::BrokerClock,
-    tail::{BROKER_TIMEOUT, Next, Start},
+    tail::{BROKER_TIMEOUT, Next, Record, Start},
 };
 
 /// A transaction that hides records for longer than this was left open by a dead instance.
@@ -237,23 +239,16 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
         if !guard::stands("guard-fence") {
             return Ok(());
         }
-        let ledger = topics::ledger(origin);
-        let stable = self.kafka.reader(&ledger, Isolation::Committed, Start::End)?.position();
-        let mut open = self.kafka.reader(&ledger, Isolation::Uncommitted, Start::Offset(stable))?;
-        let mut writers = std::collections::BTreeSet::new();
-        let give_up = self.kafka.now() + BROKER_TIMEOUT;
-        loop {
-            match open.next(Duration::from_millis(200))? {
-                Next::Record(record) => {
-                    if let Ok(entry) = self.codec.decode::<LedgerEntry>(record.value.unwrap_or_default()) {
-                        writers.insert(entry.writer);
-                    }
-                }
-                Next::End => break,
-                Next::Timeout if self.kafka.now() > give_up => break,
-                Next::Timeout => (),
-            }
-        }
+        let mut writers = self.open_writers(&topics::ledger(origin), |record| {
+            let entry: LedgerEntry = self.codec.decode(record.value.unwrap_or_default()).ok()?;
+            Some(entry.writer)
+        })?;
+        // One that holds nothing but checkpoints has a head all the same.
+        writers.extend(self.open_writers(topics::HEADS, |record| {
+            let own = record.key.as_deref() == Some(origin.as_str().as_bytes());
+            let writer = record.headers.into_iter().find(|(name, _)| own && name == WRITER)?.1?;
+            String::from_utf8(writer.into()).ok()
+        })?);
         // Our own transactions end between two polls; one that is open now is not about this origin.
         writers.remove(self.instance);
         for writer in writers {
@@ -261,6 +256,26 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
             self.kafka.writer(&writer, self.clock)?.init(BROKER_TIMEOUT)?;
         }
         Ok(())
+    }
+
+    /// Who wrote what an open transaction hides at the end of a topic, as far as `named` tells.
+    fn open_writers(
+        &self,
+        topic: &str,
+        named: impl Fn(Record) -> Option<String>,
+    ) -> Result<BTreeSet<String>, TakeoverFault> {
+        let stable = self.kafka.reader(topic, Isolation::Committed, Start::End)?.position();
+        let mut open = self.kafka.reader(topic, Isolation::Uncommitted, Start::Offset(stable))?;
+        let mut writers = BTreeSet::new();
+        let give_up = self.kafka.now() + BROKER_TIMEOUT;
+        loop {
+            match open.next(Duration::from_millis(200))? {
+                Next::Record(record) => writers.extend(named(record)),
+                Next::End => return Ok(writers),
+                Next::Timeout if self.kafka.now() > give_up => return Ok(writers),
+                Next::Timeout => (),
+            }
+        }
     }
 
     fn late(&self, deadline: Instant, what: impl FnOnce() -> String) -> Result<(), TakeoverFault> {

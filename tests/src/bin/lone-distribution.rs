@@ -51,6 +51,7 @@ fn main() -> Result<()> {
             trusted_proxies: vec!["127.0.0.0/8".parse()?],
             max_connections: 100,
             max_connections_per_address: 100,
+            drain_s: 0,
         };
         let server = http::serve(&config, distribution.router(), Shutdown::new()).await.map_err(said)?;
         let admin = admin::serve(&AdminConfig { listen }, health).await.map_err(said)?;

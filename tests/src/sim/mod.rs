@@ -100,8 +100,7 @@ impl Stage {
         })
     }
 
-    /// The same with a broker that leaves open transactions open for ten minutes: whoever waits for it waits too long. No
-    /// checkpoints: a transaction that holds nothing else names no writer, and is waited for.
+    /// The same with a broker that leaves open transactions open for ten minutes: whoever waits for it waits too long.
     #[must_use]
     pub fn patient(self) -> Self {
         Self { patient: true, ..self }
@@ -119,7 +118,7 @@ impl Stage {
         let real = seed.is_multiple_of(REAL);
         let mut plan = Plan::draw(&mut rng, &self.countries);
         if self.patient {
-            (plan.transaction_timeout, plan.checkpoint_interval) = (600 * SECOND, None);
+            plan.transaction_timeout = 600 * SECOND;
         }
         plan.epoch = self.real.epoch;
         if real {

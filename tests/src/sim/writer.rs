@@ -82,7 +82,7 @@ impl Writer for SimWriter {
             timestamp: output.timestamp,
             key: output.key.clone(),
             value: output.value.clone(),
-            headers: Vec::new(),
+            headers: output.headers.clone(),
         };
         c.topics.producers[self.index].queue.push((output.topic.clone(), record));
         // Some of it is there at once.

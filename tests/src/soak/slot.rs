@@ -5,7 +5,10 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -141,6 +144,10 @@ impl Slot {
             if let Some(status) = process.ended()? {
                 ensure!(status.success(), "{} ended with {status} after SIGTERM", self.name);
                 return Ok(());
+            }
+            // As a load balancer does, which asks all the time.
+            if !self.is_ready() {
+                self.resting.store(true, SeqCst);
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -5,7 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -202,6 +202,7 @@ impl Stage {
         let slot = &mut self.slots[slot];
         ensure!(slot.process.is_none(), "{} runs already", slot.name);
         slot.forget();
+        slot.resting.store(false, SeqCst);
         let file = slot.folder.join("config.yaml");
         fs::write(&file, config)?;
         let mut arguments = vec![slot.folder.display().to_string(), slot.name.clone()];
@@ -220,7 +221,7 @@ impl Stage {
             Door::Tls => format!("tls: {{certificate: {dir}/tls.crt, key: {dir}/tls.key}}"),
             Door::Proxy => "trusted_proxies: [127.0.0.1/32]".into(),
         };
-        let http = format!("http: {{listen: '{listen}', {http}}}\n");
+        let http = format!("http: {{listen: '{listen}', drain_s: 2, {http}}}\n");
         // Short sessions, so that a zombie is one after some seconds.
         let (options, role) = match slot.role {
             Role::Gateway => (

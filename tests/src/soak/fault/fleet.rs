@@ -1,15 +1,10 @@
 //! What happens to all processes of a role.
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
-
 use anyhow::Result;
 use keyferry_schemas::world::Rng;
 
 use super::{Fault, pick};
 use crate::soak::stage::{Role, Stage};
-
-/// Until nobody sends to a gateway that is about to end; only requests on their way are left then.
-const TOLD: Duration = Duration::from_millis(1500);
 
 /// Nobody of a role is there.
 pub struct Gone {
@@ -92,14 +87,9 @@ impl Fault for Rolling {
             // Whoever came back lately may not be there yet, and the last one of a role must not go.
             stage.running(role).into_iter().try_for_each(|slot| stage.await_ready(slot))?;
             for slot in stage.running(role) {
-                // As the load balancer in front learns of it first: a connection that is opened just when a listener
-                // closes is reset. What was sent before is answered.
-                stage.slots[slot].resting.store(true, SeqCst);
-                std::thread::sleep(TOLD);
                 stage.slots[slot].terminate()?;
                 stage.begin(slot)?;
                 stage.await_ready(slot)?;
-                stage.slots[slot].resting.store(false, SeqCst);
                 stage.count("restarts");
             }
         }
