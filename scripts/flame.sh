@@ -12,7 +12,7 @@ bench=target/release/bench
 command -v perf >/dev/null || { echo "perf is missing: install it (linux-perf, linux-tools)" >&2; exit 1; }
 [ -x $tools/inferno-flamegraph ] ||
   cargo install inferno --locked --no-default-features --features cli --root target/tools
-[ -n "${BUILT:-}" ] || cargo build --release -p keyferry-tests --all-features --bin bench
+[ -n "${BUILT:-}" ] || cargo build --release --workspace --all-features --bin bench
 
 work=$(mktemp -d)
 $bench --into "$work/summary.json" processor >"$work/out" 2>&1 &

@@ -1,7 +1,7 @@
 //! The keys that an origin's stream remembers: a dense table, because there are tens of millions.
 //!
 //! A map of the standard library doubles and so holds 23 to 54 bytes a key. Fingerprints are uniform already, so this
-//! is plain open addressing over flat slots that grow by a quarter: at most 31 bytes a key, measured by a test.
+//! is plain open addressing over flat slots that grow by a fifth: less than 32 bytes a key, measured by a test.
 
 use keyferry_schemas::time::Day;
 
@@ -11,8 +11,9 @@ use crate::fingerprint::{Facts, Fingerprint, Id, LENGTH};
 const SHARDS: usize = 64;
 /// A slot whose report type is this is free.
 const FREE: u8 = 0xff;
-/// A shard grows when it is fuller than this: three quarters before a quarter is added, nine tenths at most.
-const FULL_PERCENT: usize = 93;
+/// A shard grows when it is fuller than this. To put a key in means to move those behind it up to the next free slot: 30 of
+/// them here, and a hundred where nine tenths and more are full.
+const FULL_PERCENT: usize = 87;
 
 type Slot = [u8; LENGTH];
 
@@ -142,21 +143,30 @@ impl Shard {
                 self.grow();
                 self.insert(slot);
             }
-            Err(mut at) => {
-                // Those that stand from here to the next free slot move on by one.
-                let mut carried = slot;
-                while carried[16] != FREE {
-                    std::mem::swap(&mut self.slots[at], &mut carried);
-                    at = self.after(at);
-                }
+            Err(at) => {
+                self.make_way(at);
+                self.slots[at] = slot;
                 self.used += 1;
             }
         }
     }
 
+    /// Moves those that stand from here to the next free slot on by one.
+    fn make_way(&mut self, at: usize) {
+        let free = |slots: &[Slot]| slots.iter().position(|slot| slot[16] == FREE);
+        if let Some(n) = free(&self.slots[at..]) {
+            self.slots.copy_within(at..at + n, at + 1);
+        } else if let Some(n) = free(&self.slots) {
+            let last = self.slots.len() - 1;
+            self.slots.copy_within(..n, 1);
+            self.slots[0] = self.slots[last];
+            self.slots.copy_within(at..last, at + 1);
+        }
+    }
+
     fn grow(&mut self) {
         let old = std::mem::take(&mut self.slots);
-        *self = Self::with_room_for((self.used + self.used / 4).max(8));
+        *self = Self::with_room_for((self.used + self.used / 5).max(8));
         old.into_iter().filter(|slot| slot[16] != FREE).for_each(|slot| self.insert(slot));
     }
 }

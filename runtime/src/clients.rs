@@ -1,14 +1,22 @@
 //! What librdkafka says of itself, in our log: without what is no news. And what its errors mean.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientContext,
     config::RDKafkaLogLevel as Level,
-    consumer::{BaseConsumer, ConsumerContext},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode as Code},
     producer::{DeliveryResult, ProducerContext},
 };
+
+use crate::tail::BROKER_TIMEOUT;
+
+/// A leader that was just elected knows the end of its partition soon.
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(200);
 
 /// A consumer whose log is ours.
 pub type Reader = BaseConsumer<Logged>;
@@ -98,6 +106,32 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
                 | Code::Resolve
                 | Code::PollExceeded
         )
+    )
+}
+
+/// First offset and end of partition 0 of a topic; for committed readers the end is the last stable offset. Blocks for up
+/// to 10 s, also where a new leader does not know the end yet.
+///
+/// # Errors
+/// The broker can not be reached, or there is no such topic.
+pub(crate) fn bounds<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+) -> Result<(i64, i64), KafkaError> {
+    let give_up = Instant::now() + BROKER_TIMEOUT;
+    loop {
+        match consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT) {
+            Err(e) if is_unsettled(&e) && Instant::now() < give_up => std::thread::sleep(UNSETTLED_PAUSE),
+            bounds => return bounds,
+        }
+    }
+}
+
+/// Whether a partition changes its leader at the moment.
+fn is_unsettled(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::OffsetNotAvailable | Code::NotLeaderForPartition | Code::LeaderNotAvailable)
     )
 }
 

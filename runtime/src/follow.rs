@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use rdkafka::{Message, Offset, TopicPartitionList, consumer::Consumer, error::KafkaError};
 
 use crate::{
-    clients::{Reader, is_absence, is_passing},
+    clients::{Reader, bounds, is_absence, is_passing},
     kafka::{Isolation, Kafka},
-    tail::{BROKER_TIMEOUT, Record, Start},
+    tail::{Record, Start},
 };
 
 /// A reader of several topics.
@@ -32,7 +32,7 @@ impl Follower {
     /// # Errors
     /// The broker can not be reached, or there is no such topic; the others are read on.
     pub fn add(&mut self, topic: &str, start: Start) -> Result<(), KafkaError> {
-        let (low, high) = self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT)?;
+        let (low, high) = bounds(&self.consumer, topic)?;
         let position = match start {
             Start::Earliest => low,
             Start::Offset(offset) => offset,
@@ -70,7 +70,7 @@ impl Follower {
     /// # Errors
     /// The broker can not be reached, or there is no such topic.
     pub fn end(&self, topic: &str) -> Result<i64, KafkaError> {
-        self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT).map(|(_, high)| high)
+        bounds(&self.consumer, topic).map(|(_, high)| high)
     }
 
     /// The next record and the topic it stands on; `None` if there is none within `timeout`, for which it blocks.
@@ -104,7 +104,7 @@ impl Follower {
     pub fn recover(&mut self) -> Result<Vec<String>, KafkaError> {
         let mut gone = Vec::new();
         for (topic, position) in &mut self.positions {
-            match self.consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT) {
+            match bounds(&self.consumer, topic) {
                 Ok((low, high)) => *position = (*position).clamp(low, high.max(low)),
                 Err(e) if is_absence(&e) => gone.push(topic.clone()),
                 Err(e) => return Err(e),

@@ -255,6 +255,9 @@ mod tests {
         assert!(health.live().to_string().ends_with("distribute/tail: failed: no such topic\n"));
         two.retire();
         assert!(health.ready().ok && health.live().ok);
+        health.role("distribute").leave();
+        assert_eq!(health.ready().to_string(), "gateway/tail: about to stop\n");
+        assert!(!health.ready().ok && health.live().ok);
     }
 
     #[test]

@@ -12,10 +12,9 @@ use rdkafka::{
 use keyferry_schemas::topics::MAX_REJECT_BYTES;
 
 use crate::{
-    clients::{FirstFault, Logged, Reader, is_absence},
+    clients::{FirstFault, Logged, Reader, bounds, is_absence},
     config::KafkaConfig,
     exit::Fatal,
-    tail::BROKER_TIMEOUT,
 };
 
 /// A transaction that takes longer is aborted by the broker, so that a dead instance hides nothing for long.
@@ -130,7 +129,7 @@ impl Kafka {
     /// [`Fatal`], naming the first that is not, or can not be read.
     pub fn insist_on(&self, topics: impl IntoIterator<Item = String>) -> Result<(), Fatal> {
         let reader = self.reader(Isolation::Committed).map_err(|e| self.fatal("", &e))?;
-        let ask = |topic: &str| reader.fetch_watermarks(topic, 0, BROKER_TIMEOUT).map(drop);
+        let ask = |topic: &str| bounds(&reader, topic).map(drop);
         topics.into_iter().try_for_each(|topic| ask(&topic).map_err(|e| self.fatal(&topic, &e)))
     }
 

@@ -16,7 +16,7 @@ use rdkafka::{
 use keyferry_schemas::time::Millis;
 
 use crate::{
-    clients::{Reader, is_passing},
+    clients::{Reader, bounds, is_passing},
     kafka::{Isolation, Kafka},
 };
 
@@ -105,7 +105,7 @@ impl Tail {
     /// The broker can not be reached, or there is no such topic.
     pub fn open(kafka: &Kafka, topic: &str, isolation: Isolation, start: Start) -> Result<Self, KafkaError> {
         let consumer = kafka.reader(isolation)?;
-        let (low, high) = consumer.fetch_watermarks(topic, 0, BROKER_TIMEOUT)?;
+        let (low, high) = bounds(&consumer, topic)?;
         let position = match start {
             Start::Earliest => low,
             Start::Offset(offset) => offset,
@@ -158,7 +158,7 @@ impl Tail {
     /// # Errors
     /// The broker can not be reached.
     pub fn bounds(&self) -> Result<(i64, i64), KafkaError> {
-        self.consumer.fetch_watermarks(&self.topic, 0, BROKER_TIMEOUT)
+        bounds(&self.consumer, &self.topic)
     }
 
     fn reported_position(&self) -> Option<Offset> {

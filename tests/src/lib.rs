@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`backend`] | a national backend, over mutual TLS |
-//! | [`bench`] | the benchmarks |
+//! | [`mod@bench`] | the benchmarks |
 //! | [`broker`] | one broker for the tests of a process |
 //! | [`bucket`] | a bucket of S3's kind that fails as it is told |
 //! | [`callee`] | a subscriber to callbacks |

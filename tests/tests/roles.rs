@@ -1,7 +1,8 @@
 //! The roles as an operator runs them: the real program with a configuration file and mutual TLS, in one process and in
 //! three.
 //!
-//! Operations: uploads of three countries at a time, a download; metrics and probes; SIGTERM while uploads are in flight.
+//! Operations: uploads of three countries at a time, a download; metrics and probes; SIGTERM while uploads are in flight,
+//! and before one that comes late.
 //! Failures: none but the end itself. Not here: kills (`killed`, `stores`), bad configurations (`commands`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -138,6 +139,30 @@ fn asked_to_end_it_answers_and_delivers_what_it_has_accepted() {
         assert_eq!(delivered.len(), expected.len(), "{destination}");
         assert!(delivered.into_iter().collect::<BTreeSet<_>>() == expected, "{destination}");
     }
+}
+
+#[test]
+fn who_is_about_to_end_says_so_first_and_takes_what_still_comes() {
+    let hub = hub();
+    let folder = tempfile::tempdir().unwrap();
+    prepare(folder.path(), &hub.world);
+    let listen = address();
+    let drained = |text: String| text.replace("http: {", "http: {drain_s: 6, ");
+    let mut role = Role::start_with("run", folder.path(), &hub, &listen, drained);
+    let runtime = Runtime::new().unwrap();
+    role.wait_until_ready(&runtime);
+    role.terminate();
+    wait_until("a role that is not ready", || {
+        role.page(&runtime, "readyz")
+            .is_some_and(|(status, page)| !status.is_success() && page.contains("about to stop"))
+    });
+    // A client that has not heard of it yet.
+    let late = Backend::new(&hub.world, "DE", &folder.path().join("server.pem"), &listen).unwrap();
+    let keys = [key(&mut Rng::new(1), "DE", &[], SystemClock.now())];
+    let upload = hub.world.upload("DE", "late", &keys).unwrap();
+    assert_eq!(runtime.block_on(late.upload(&upload)).unwrap(), StatusCode::CREATED);
+    let ended = role.ended();
+    assert!(ended.success(), "{ended}: {}", last_lines(&role.log, 0));
 }
 
 #[test]

@@ -174,13 +174,20 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
         let mark = self.mark(topics::HEADS)?;
         let mut tail = self.kafka.reader(topics::HEADS, Isolation::Committed, Start::Earliest)?;
         let mut found: Option<Head> = None;
-        // Other origins' transactions may hide the end: then the head that goes with the last entry is enough.
+        // Other origins' transactions may hide the end: then the head that goes with the last entry is enough, and where
+        // there is no entry, that nothing of this origin is hidden.
         let enough = |head: &Option<Head>| matches!((head, last), (Some(h), Some(entry)) if h.sequence == entry.sequence);
         let mut moved = self.kafka.now();
         while tail.position() < mark && !(enough(&found) && self.kafka.now() - moved > PATIENCE) {
             let before = tail.position();
             let next = tail.next(Duration::from_millis(50))?;
             if tail.position() > before {
+                moved = self.kafka.now();
+            } else if self.kafka.now() - moved > PATIENCE && !enough(&found) {
+                if self.writers_of_hidden_heads(origin)?.is_empty() {
+                    break;
+                }
+                self.fence_open_writers(origin)?;
                 moved = self.kafka.now();
             }
             if let Next::Record(record) = next
@@ -244,11 +251,7 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
             Some(entry.writer)
         })?;
         // One that holds nothing but checkpoints has a head all the same.
-        writers.extend(self.open_writers(topics::HEADS, |record| {
-            let own = record.key.as_deref() == Some(origin.as_str().as_bytes());
-            let writer = record.headers.into_iter().find(|(name, _)| own && name == WRITER)?.1?;
-            String::from_utf8(writer.into()).ok()
-        })?);
+        writers.extend(self.writers_of_hidden_heads(origin)?);
         // Our own transactions end between two polls; one that is open now is not about this origin.
         writers.remove(self.instance);
         for writer in writers {
@@ -256,6 +259,16 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
             self.kafka.writer(&writer, self.clock)?.init(BROKER_TIMEOUT)?;
         }
         Ok(())
+    }
+
+    /// Who wrote the heads of this origin that an open transaction hides.
+    fn writers_of_hidden_heads(&self, origin: Country) -> Result<BTreeSet<String>, TakeoverFault> {
+        self.open_writers(topics::HEADS, |record| {
+            let writer =
+                record.headers.into_iter().find(|(name, _)| name == WRITER).and_then(|(_, value)| value);
+            let named = record.key.as_deref() == Some(origin.as_str().as_bytes());
+            named.then(|| String::from_utf8_lossy(&writer.unwrap_or_default()).into_owned())
+        })
     }
 
     /// Who wrote what an open transaction hides at the end of a topic, as far as `named` tells.
