@@ -252,6 +252,8 @@ impl<A: Application, L: Log> Takeover<'_, A, L> {
         })?;
         // One that holds nothing but checkpoints has a head all the same.
         writers.extend(self.writers_of_hidden_heads(origin)?);
+        // An earlier build does not say who it is.
+        writers.remove("");
         // Our own transactions end between two polls; one that is open now is not about this origin.
         writers.remove(self.instance);
         for writer in writers {
