@@ -43,9 +43,6 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
 /// Most threads that look at uploads ahead: beyond the cores of a large machine they only take memory.
 const MAX_THREADS: usize = 256;
 
-/// What a batch takes besides keys, bitmap and the origin's signature, in bytes, at most but for names of any length.
-const SMALL_PARTS: usize = 1 << 10;
-
 /// What the names of the headers begin with that a rejected record is given.
 const ERRORS: &str = "__keyferry.errors.";
 
@@ -213,9 +210,7 @@ impl Pipeline {
         let entry = self.codec.frame::<LedgerEntry>(&step.entry_bytes);
         put(topics::ledger(origin), name(), Some(entry.into()), Vec::new());
         for (destination, batch) in &step.batches {
-            let size =
-                batch.keys.len() + batch.new.len() + batch.origin_signature.as_ref().map_or(0, Bytes::len);
-            let batch = self.codec.encode_large(batch, size + SMALL_PARTS);
+            let batch = self.codec.encode(batch);
             put(topics::keys(*destination), name(), Some(batch.into()), Vec::new());
         }
         if let Some(stage) = step.rejected_at {

@@ -121,14 +121,8 @@ impl Codec {
     /// The record, framed.
     #[must_use]
     pub fn encode<R: Record>(&self, record: &R) -> Vec<u8> {
-        self.encode_large(record, 256)
-    }
-
-    /// The same for a record of about `size` bytes: without moving it as it grows.
-    #[must_use]
-    pub fn encode_large<R: Record>(&self, record: &R, size: usize) -> Vec<u8> {
         let header = self.header::<R>();
-        let mut out = Vec::with_capacity(header.len() + size);
+        let mut out = Vec::with_capacity(header.len() + record.room());
         out.extend_from_slice(header);
         record.write(&mut out);
         out
