@@ -175,30 +175,29 @@ impl Kafka {
     /// A producer that waits for all in-sync replicas and sends nothing twice.
     #[must_use]
     pub fn producer_config(&self) -> ClientConfig {
+        // The topics of uploads hold them as they are: the broker would only have to unpack them again.
+        self.compressing_config("none")
+    }
+
+    /// A producer that compresses like this, unless the configuration says how, under one of both names that librdkafka
+    /// has for it.
+    fn compressing_config(&self, how: &str) -> ClientConfig {
         let mut config = self.base.clone();
         config.set("acks", "all").set("enable.idempotence", "true");
-        // The topics of uploads hold them as they are: the broker would only have to unpack them again.
-        Self::compress(&mut config, "none");
+        if ["compression.type", "compression.codec"].iter().all(|name| config.get(name).is_none()) {
+            config.set("compression.type", how);
+        }
         // One upload is one record: there is little to wait for.
         self.unless_given(&mut config, "linger.ms", "0");
         config
     }
 
-    /// Unless the configuration says how, under one of both names that librdkafka has for it.
-    fn compress(config: &mut ClientConfig, how: &str) {
-        if ["compression.type", "compression.codec"].iter().all(|name| config.get(name).is_none()) {
-            config.set("compression.type", how);
-        }
-    }
-
     /// The producer of the transaction loop.
     #[must_use]
     pub fn transactional_config(&self, id: &str) -> ClientConfig {
-        let mut base = self.base.clone();
         // Half the bytes for a quarter of the work that zstd makes of it, which is the most there is: it is done for each
         // destination anew.
-        Self::compress(&mut base, "lz4");
-        let mut config = Self { base, role: self.role.clone() }.producer_config();
+        let mut config = self.compressing_config("lz4");
         config
             .set("transactional.id", id)
             .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
