@@ -15,7 +15,7 @@ use keyferry_schemas::{
 
 use crate::{
     examine::Prints,
-    fingerprint::{Facts, Fingerprint, Id, IdHasher},
+    fingerprint::{Facts, Fingerprint, Id, IdHasher, sorted},
     state::{Binding, OriginState},
     validate::{Rejected, Verified, int, verdicts},
 };
@@ -180,17 +180,12 @@ fn repeat<'e>(verified: Verified<'e>, binding: &Binding) -> Result<Repeat<'e>, R
     Ok(Repeat { verified, first_offset, verdicts })
 }
 
-/// Fingerprints of the keys taken as they stand in the ledger: sorted, so that their order tells nothing about the
-/// upload.
+/// Fingerprints of the keys taken as they stand in the ledger.
 pub(crate) fn ledger_bytes(upload: &Deduplicated<'_>) -> Bytes {
     let taken = &upload.fingerprints;
     match &upload.verified.prints.sorted {
-        Some(sorted) if taken.len() == upload.verified.keys.len() => sorted.clone(),
-        _ => {
-            let mut all: Vec<_> = taken.iter().map(Fingerprint::to_bytes).collect();
-            all.sort_unstable();
-            all.concat().into()
-        }
+        Some(whole) if taken.len() == upload.verified.keys.len() => whole.clone(),
+        _ => sorted(taken).concat().into(),
     }
 }
 

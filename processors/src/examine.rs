@@ -18,7 +18,7 @@ use keyferry_schemas::{
 };
 
 use crate::{
-    fingerprint::{Fingerprint, Secrets},
+    fingerprint::{Fingerprint, Secret, Secrets, sorted},
     validate::int,
 };
 
@@ -99,7 +99,7 @@ fn find(upload: &Upload, origin: Country, network: &Network, secrets: &Secrets) 
 
 impl Prints {
     fn of(keys: &[DiagnosisKey], forms: &[Result<(), Rejection>], secrets: &Secrets) -> Self {
-        let under = |secret: &crate::fingerprint::Secret| {
+        let under = |secret: &Secret| {
             let one = |(key, form): (_, &Result<_, _>)| form.is_ok().then(|| secret.fingerprint(key));
             keys.iter().zip(forms).map(one).collect::<Vec<_>>()
         };
@@ -112,8 +112,7 @@ impl Prints {
 
 /// Fingerprints as they stand in the ledger, if none is of the same key as another.
 fn distinct(prints: &[Fingerprint]) -> Option<Bytes> {
-    let mut all: Vec<_> = prints.iter().map(Fingerprint::to_bytes).collect();
-    all.sort_unstable();
+    let all = sorted(prints);
     // Each begins with what it is known by.
     let twice = all.windows(2).any(|pair| pair[0][..16] == pair[1][..16]);
     (!twice).then(|| all.concat().into())

@@ -82,6 +82,13 @@ impl Fingerprint {
     }
 }
 
+/// Fingerprints as they stand in the ledger: sorted, so that their order tells nothing about the upload.
+pub(crate) fn sorted(prints: &[Fingerprint]) -> Vec<[u8; LENGTH]> {
+    let mut all: Vec<_> = prints.iter().map(Fingerprint::to_bytes).collect();
+    all.sort_unstable();
+    all
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Fingerprint(redacted)")
