@@ -79,7 +79,7 @@ fn find(upload: &Upload, origin: Country, network: &Network, secrets: &Secrets) 
     rules::same_origin(&keys, origin, network)
         .map_err(|rejected| Rejected { keys: keys.len(), ..rejected })?;
     let canonical = Canonical::of(&keys);
-    let signed = canonical.signed();
+    let signed = canonical.bytes();
     let odd_onsets = keys.iter().filter(|k| Onset::of(k.days_since_onset_of_symptoms).is_none()).count();
     let counted = member.days_since_onset == OnsetPolicy::Count;
     let forms: Vec<_> = keys.iter().map(|k| rules::form(k, member.days_since_onset)).collect();

@@ -79,9 +79,10 @@ fn judge(trial: &Trial, network: &Network, now: Millis) -> Result<Value, Problem
     let member = rules::sender(&trial.certificate, country, network, now).map_err(problem)?;
     let keys = rules::keys(trial.head.encoding, &trial.body, member).map_err(problem)?;
     rules::same_origin(&keys, country, network).map_err(problem)?;
-    let signed = Canonical::of(&keys).bytes();
+    let canonical = Canonical::of(&keys);
+    let signed = canonical.bytes();
     let cms = &trial.head.signature;
-    let signer = rules::signer(cms, &signed, country, network, now, Signers::InForceOrPending);
+    let signer = rules::signer(cms, signed, country, network, now, Signers::InForceOrPending);
     let signer = signer.map_err(problem)?;
     let term = signer.term();
     let signature = json!({
@@ -154,7 +155,7 @@ mod tests {
 
         /// What `signer` signs as DE and would send.
         fn judge(&self, signer: &Identity, keys: &[DiagnosisKey]) -> Result<Value, Problem> {
-            let signature = signer.sign(&Canonical::of(keys).bytes()).unwrap().into();
+            let signature = signer.sign(Canonical::of(keys).bytes()).unwrap().into();
             let encoding = Encoding::Protobuf;
             let head = Head { encoding, batch_tag: "tag".into(), signature, respond_async: false };
             let nation = self.world.nation("DE").unwrap();
@@ -210,7 +211,7 @@ mod tests {
             assert_eq!((problem.status().as_u16(), problem.code()), (status, code));
         }
         // Over other keys than those that come.
-        let signature = scene.next.sign(&Canonical::of(&keys(1)).bytes()).unwrap().into();
+        let signature = scene.next.sign(Canonical::of(&keys(1)).bytes()).unwrap().into();
         let head =
             Head { encoding: Encoding::Protobuf, batch_tag: "tag".into(), signature, respond_async: false };
         let certificate = scene.world.nation("DE").unwrap().authentication.certificate.sha256();

@@ -128,14 +128,8 @@ impl Canonical {
 
     /// The canonical bytes of the whole batch: what the origin's signature covers.
     #[must_use]
-    pub fn signed(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// The same, to keep.
-    #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        self.bytes.clone()
     }
 
     /// The canonical bytes of the keys whose upload index `keep` accepts.

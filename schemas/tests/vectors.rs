@@ -139,7 +139,7 @@ fn the_order_of_a_batch_is_none_of_those_that_come_to_mind() {
         let ours = Canonical::of(&keys);
         let order: Vec<usize> = ours.iter().map(|(index, _)| index).collect();
         assert_eq!(order, indexes(&vector["order"]), "{}", vector["name"]);
-        assert_eq!(hex::encode(sha256(&ours.bytes())), text(&vector["sha256"]), "{}", vector["name"]);
+        assert_eq!(hex::encode(sha256(ours.bytes())), text(&vector["sha256"]), "{}", vector["name"]);
     }
     let vector = named(&vectors, &"three_orders".into());
     let keys: Vec<_> = list(&vector["keys"]).iter().map(key).collect();
@@ -155,7 +155,7 @@ fn the_order_of_a_batch_is_none_of_those_that_come_to_mind() {
         let joined: String = order.iter().map(|i| canonical(&keys[*i])).collect();
         // The digest is really that of the wrong order, and a signature over that is none over ours.
         assert_eq!(hex::encode(sha256(joined.as_bytes())), text(&bad["sha256"]));
-        assert!(refused(&origin(), &Canonical::of(&keys).bytes(), joined.as_bytes()), "{}", bad["name"]);
+        assert!(refused(&origin(), Canonical::of(&keys).bytes(), joined.as_bytes()), "{}", bad["name"]);
     }
 }
 

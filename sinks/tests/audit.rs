@@ -53,7 +53,7 @@ fn proven(service: &Service, router: &Router, tag: &str) -> Vec<(String, usize, 
         assert!(anchored("signingCertificate", "signingCertificateOperatorSignature"));
         let holds = entry["batchSignature"].as_str().is_some_and(|signature| {
             let cms = Detached::read(&STANDARD.decode(signature).unwrap()).ok().unwrap();
-            cms.verify(&Canonical::of(part).bytes(), &signing)
+            cms.verify(Canonical::of(part).bytes(), &signing)
         });
         assert_eq!(entry["originProof"] == false, !holds, "{tag}: exactly what is not proven says so");
         all.push((country.to_owned(), part.len(), holds));

@@ -141,7 +141,7 @@ impl Backend {
         let signed = if upload.bad_signature {
             b"something else".to_vec()
         } else {
-            Canonical::of(&upload.keys).bytes()
+            Canonical::of(&upload.keys).bytes().to_vec()
         };
         let at = |name: &str| self.folder.join(format!("{}.{name}", self.country));
         tokio::fs::write(at("canonical"), signed).await?;

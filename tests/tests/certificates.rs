@@ -36,7 +36,7 @@ fn in_days(days: i64) -> Timestamp {
 
 /// Keys of DE under a signature of this certificate.
 fn signed(world: &World, signer: &Identity, tag: &str, keys: &[DiagnosisKey]) -> Upload {
-    let batch_signature = signer.sign(&Canonical::of(keys).bytes()).unwrap().into();
+    let batch_signature = signer.sign(Canonical::of(keys).bytes()).unwrap().into();
     Upload { batch_signature, ..world.upload("DE", tag, keys).unwrap() }
 }
 

@@ -173,7 +173,7 @@ impl World {
     /// There is no such nation, or OpenSSL fails.
     pub fn upload(&self, code: &str, tag: &str, keys: &[DiagnosisKey]) -> Result<Upload> {
         let nation = self.nation(code)?;
-        let signature = nation.signing.sign(Canonical::of(keys).signed())?;
+        let signature = nation.signing.sign(Canonical::of(keys).bytes())?;
         Ok(Upload {
             upload_id: Rng::from_entropy()?.bytes(),
             kind: Kind::ExposedKeys,

@@ -99,7 +99,7 @@ impl<'w> Sender<'w> {
             kind: Kind::ExposedKeys,
             keys: sent.len() as i32,
             level,
-            canonical: sha256(&canonical.bytes()),
+            canonical: sha256(canonical.bytes()),
             content: sha256(&keys),
             bitmap: sha256(&new),
             origin_signature: sha256(&origin_signature.clone().unwrap_or_default()),

@@ -115,8 +115,8 @@ impl Hub {
     ) -> SignedBatch {
         let keys = self.keys(origin, n, at);
         let (origin, destination) = (cc(origin), cc(destination));
-        let canonical = Canonical::of(&keys).bytes();
-        let sign = || Bytes::from(self.nation(origin).signing.sign(&canonical).unwrap());
+        let canonical = Canonical::of(&keys);
+        let sign = || Bytes::from(self.nation(origin).signing.sign(canonical.bytes()).unwrap());
         let origin_signature = (level == Level::Whole).then(sign);
         let content = Bytes::from(efgs::encode_protobuf(&keys));
         let new = Bytes::from(bitmap(keys.iter().map(|_| true)));
@@ -136,7 +136,7 @@ impl Hub {
             kind: Kind::ExposedKeys,
             keys: n as i32,
             level,
-            canonical: sha256(&canonical),
+            canonical: sha256(canonical.bytes()),
             content: sha256(&content),
             bitmap: sha256(&new),
             origin_signature: sha256(&origin_signature.clone().unwrap_or_default()),

@@ -63,7 +63,7 @@ impl Part {
 }
 
 fn content(keys: &[DiagnosisKey]) -> String {
-    let mut tag = hex::encode(sha256(&Canonical::of(keys).bytes()));
+    let mut tag = hex::encode(sha256(Canonical::of(keys).bytes()));
     tag.truncate(DIGITS);
     tag
 }

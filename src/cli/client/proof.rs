@@ -215,7 +215,7 @@ impl Prover {
         let cms = entry.batch_signature.as_deref().ok_or(Doubt::Missing("signature"))?;
         let cms = STANDARD.decode(cms).map_err(|_| Doubt::Unreadable("signature"))?;
         let cms = Detached::read(&cms).map_err(|_| Doubt::Unreadable("signature"))?;
-        let holds = cms.verify(&Canonical::of(keys).bytes(), &signing);
+        let holds = cms.verify(Canonical::of(keys).bytes(), &signing);
         if holds { Ok(level) } else { Err(Doubt::Signature) }
     }
 

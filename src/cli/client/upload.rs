@@ -172,7 +172,7 @@ impl Sender<'_> {
     /// Signs one upload and sends it to where it is decided, or tried.
     async fn post(&self, to: &str, part: &Part) -> Result<Answer, Failure> {
         let signature =
-            cms::sign(&Canonical::of(&part.keys).bytes(), &self.signer.key, self.signer.certificate.x509());
+            cms::sign(Canonical::of(&part.keys).bytes(), &self.signer.key, self.signer.certificate.x509());
         let signature =
             signature.map_err(|e| Fatal::failure(format_args!("the keys can not be signed: {e}")))?;
         let (signature, body) =

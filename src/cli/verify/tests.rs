@@ -67,7 +67,7 @@ impl Scene {
             kind: Kind::ExposedKeys,
             keys: 1,
             level: Level::Subset,
-            canonical: sha256(&Canonical::of(&keys).bytes()),
+            canonical: sha256(Canonical::of(&keys).bytes()),
             content: sha256(&bytes),
             bitmap: sha256(&new),
             origin_signature: sha256(&[]),

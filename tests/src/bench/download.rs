@@ -130,9 +130,9 @@ fn verify(body: Bytes, audit: &[u8]) -> Result<usize> {
         let certificate = Certificate::from_pem(text("signingCertificate")?)?;
         let signature = Detached::read(&STANDARD.decode(text("batchSignature")?)?);
         let signature = signature.map_err(|e| anyhow::anyhow!("{e}"))?;
-        let signed = Canonical::of(own).bytes();
+        let signed = Canonical::of(own);
         ensure!(
-            signature.names(&certificate) && signature.verify(&signed, &certificate),
+            signature.names(&certificate) && signature.verify(signed.bytes(), &certificate),
             "an origin's signature does not hold"
         );
     }

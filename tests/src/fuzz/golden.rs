@@ -64,7 +64,10 @@ fn read() -> Golden {
     let keys = efgs::decode(Encoding::Protobuf, batches[0].keys.clone()).unwrap();
     Golden {
         network: Network::open(&record, &anchors).unwrap(),
-        signed: [(record.document.to_vec(), anchors[0].sha256()), (Canonical::of(&keys).bytes(), signer)],
+        signed: [
+            (record.document.to_vec(), anchors[0].sha256()),
+            (Canonical::of(&keys).bytes().to_vec(), signer),
+        ],
         checkpoint: Checkpoint::from_avro(bytes(&checkpoints["good"][0]["avro"])).unwrap(),
         anchors,
         record,

@@ -38,7 +38,7 @@ fn signed_anew(batch: SignedBatch) -> Option<SignedBatch> {
     manifest.batch_id = format!("{origin}-{destination}-{sequence}");
     manifest.keys = keys.len() as i32;
     manifest.content = sha256(&batch.keys);
-    manifest.canonical = sha256(&Canonical::of(&keys).bytes());
+    manifest.canonical = sha256(Canonical::of(&keys).bytes());
     manifest.bitmap = sha256(&batch.new);
     manifest.origin_signature = sha256(batch.origin_signature.as_deref().unwrap_or_default());
     let manifest = manifest.to_avro();
@@ -57,7 +57,7 @@ fn hub_can_not_lie(batch: &SignedBatch) {
     assert!(canonical.iter().enumerate().all(|(i, (index, _))| i == index), "not in canonical order");
     assert_eq!(batch.new.len(), keys.len().div_ceil(8));
     if manifest.level == Level::Whole {
-        let said = (canonical.bytes(), manifest.signing_certificate);
+        let said = (canonical.bytes().to_vec(), manifest.signing_certificate);
         assert!(golden.signed.contains(&said), "a whole batch that its origin did not sign");
     }
 }

@@ -207,7 +207,7 @@ impl Uploads {
 
     fn sign(&mut self, scene: &Scene, tag: String, keys: Vec<DiagnosisKey>, signed: bool) -> Result<Ready> {
         let identity = scene.signing(self.origin)?;
-        let mut covered = Canonical::of(&keys).bytes();
+        let mut covered = Canonical::of(&keys).bytes().to_vec();
         if !signed {
             covered.push(b'.');
         }

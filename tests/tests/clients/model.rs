@@ -70,7 +70,7 @@ impl Client {
         let keys: Vec<_> = self.queue.drain(..self.queue.len().min(MOST)).collect();
         self.uploads += 1;
         let tag = match self.kind {
-            Kind::Netherlands => hex::encode(sha256(&Canonical::of(&keys).bytes())),
+            Kind::Netherlands => hex::encode(sha256(Canonical::of(&keys).bytes())),
             _ => format!("{:?}/{}", self.kind, self.uploads),
         };
         Batch { tag, keys }

@@ -260,5 +260,5 @@ fn proves(s: &Scene, keys: &[DiagnosisKey], entry: &Value) -> Option<()> {
     let signing = ["signingCertificate", "signingCertificateOperatorSignature", "uploaderSigningThumbprint"];
     let signing = certificate(signing)?;
     let cms = STANDARD.decode(entry["batchSignature"].as_str()?).ok()?;
-    Detached::read(&cms).ok()?.verify(&Canonical::of(keys).bytes(), &signing).then_some(())
+    Detached::read(&cms).ok()?.verify(Canonical::of(keys).bytes(), &signing).then_some(())
 }

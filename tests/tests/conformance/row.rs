@@ -109,7 +109,7 @@ impl Row {
     }
 
     pub fn signed_by(self, signer: &Identity) -> Self {
-        let signature = signer.sign(&Canonical::of(&self.keys).bytes()).unwrap();
+        let signature = signer.sign(Canonical::of(&self.keys).bytes()).unwrap();
         self.signature(&signature)
     }
 

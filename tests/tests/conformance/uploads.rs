@@ -114,7 +114,7 @@ pub fn bodies(s: &Scene) -> Vec<Row> {
 
 pub fn signatures(s: &Scene) -> Vec<Row> {
     let signed = |name: &str, signer: &str| s.de(name, s.keys::<2>()).signed_by(&s.people[signer]);
-    let cms = |keys: &[DiagnosisKey]| s.people["DE signing"].sign(&Canonical::of(keys).bytes()).unwrap();
+    let cms = |keys: &[DiagnosisKey]| s.people["DE signing"].sign(Canonical::of(keys).bytes()).unwrap();
     let keys = s.keys::<2>();
     let upside_down: Vec<_> = keys.iter().rev().cloned().collect();
     let other_country = || [s.key(), s.key_of("FR")];

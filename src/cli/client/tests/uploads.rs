@@ -28,7 +28,7 @@ fn signed(seen: &Seen, signer: &Identity) -> Vec<DiagnosisKey> {
     assert_eq!(seen.header("content-type"), "application/protobuf; version=1.0");
     let keys = efgs::decode_joined(seen.body.clone()).unwrap();
     let cms = Detached::read(&STANDARD.decode(seen.header("batchSignature")).unwrap()).unwrap();
-    assert!(cms.verify(&Canonical::of(&keys).bytes(), &signer.certificate));
+    assert!(cms.verify(Canonical::of(&keys).bytes(), &signer.certificate));
     keys
 }
 
