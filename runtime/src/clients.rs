@@ -10,7 +10,7 @@ use rdkafka::{
     config::RDKafkaLogLevel as Level,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode as Code},
-    producer::{DeliveryResult, ProducerContext},
+    producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext},
 };
 
 use crate::tail::BROKER_TIMEOUT;
@@ -107,6 +107,22 @@ pub(crate) fn is_passing(error: &KafkaError) -> bool {
                 | Code::PollExceeded
         )
     )
+}
+
+/// Waits, and then takes every acknowledgement that is there. Blocks for `wait`.
+///
+/// Not `poll(wait)`: rdkafka counts in whole milliseconds and turns in place through what is left of the last one, so that
+/// a wait of 1 ms was one of full load, 40 % of the processor's time (`docs/performance.md`).
+pub fn serve<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) {
+    std::thread::sleep(wait);
+    loop {
+        // One event at a time; each may tell of many records.
+        let before = producer.in_flight_count();
+        producer.poll(Duration::ZERO);
+        if producer.in_flight_count() >= before {
+            return;
+        }
+    }
 }
 
 /// First offset and end of partition 0 of a topic; for committed readers the end is the last stable offset. Blocks for up

@@ -119,8 +119,8 @@ impl Health {
         })
     }
 
-    /// Whether there are parts, all of them are ready and have not failed, and the process is to go on. A stalled part does not count here:
-    /// `livez` has it restarted.
+    /// Whether there are parts, all of them are ready and have not failed, and the process is to go on. A stalled part
+    /// does not count here: `livez` has it restarted.
     #[must_use]
     pub fn ready(&self) -> Report {
         let some = !lock(&self.process.components).is_empty();

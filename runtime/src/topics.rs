@@ -22,7 +22,7 @@ use keyferry_schemas::{
 };
 
 use crate::{
-    clients::is_absence,
+    clients::{bounds, is_absence},
     config::{Check, Faults},
     exit::Fatal,
     kafka::{Isolation, Kafka},
@@ -227,7 +227,7 @@ pub fn purge(kafka: &Kafka, country: Country, dry_run: bool) -> Result<Vec<Chang
     let consumer = kafka.in_role("process").reader(Isolation::Committed).map_err(|e| brokers(kafka, e))?;
     let mut changes = Vec::new();
     for topic in [topics::keys(country), topics::callbacks(country), topics::uploads(country)] {
-        let (low, high) = match consumer.fetch_watermarks(&topic, 0, BROKER_TIMEOUT) {
+        let (low, high) = match bounds(&consumer, &topic) {
             Ok(bounds) => bounds,
             Err(e) if is_absence(&e) => continue,
             Err(e) => return Err(brokers(kafka, e)),

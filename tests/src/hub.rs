@@ -37,10 +37,10 @@ use keyferry_schemas::{
 };
 use rdkafka::{
     admin::{AdminOptions, NewTopic, TopicReplication},
-    producer::{BaseProducer, BaseRecord, Producer},
+    producer::{BaseProducer, BaseRecord},
 };
 
-use crate::broker::Brokers;
+use crate::{broker::Brokers, wait::delivered};
 
 /// A hub.
 pub struct Hub {
@@ -151,13 +151,7 @@ impl Hub {
     }
 
     fn delivered_all(&self, topic: &str) -> Result<()> {
-        // Not `flush`, which looks only every 100 ms whether it is done.
-        let give_up = Instant::now() + Duration::from_secs(60);
-        while self.producer.in_flight_count() > 0 {
-            ensure!(Instant::now() < give_up, "{topic} takes no record");
-            self.producer.poll(Duration::from_millis(1));
-        }
-        Ok(())
+        delivered(&self.producer, Duration::from_secs(60)).with_context(|| format!("{topic} takes no record"))
     }
 
     /// Puts an upload on its origin's topic.

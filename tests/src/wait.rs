@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
+use keyferry_runtime::clients::serve;
+use rdkafka::producer::{BaseProducer, Producer as _};
+
 /// Waits until `condition` holds.
 ///
 /// # Panics
@@ -20,4 +24,17 @@ pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool
         assert!(Instant::now() < give_up, "{what} does not come about");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Waits until all records of a producer are acknowledged; `flush` would look only every 100 ms.
+///
+/// # Errors
+/// They are not within the limit.
+pub fn delivered(producer: &BaseProducer, limit: Duration) -> Result<()> {
+    let give_up = Instant::now() + limit;
+    while producer.in_flight_count() > 0 {
+        ensure!(Instant::now() < give_up, "{} records are not acknowledged", producer.in_flight_count());
+        serve(producer, Duration::from_micros(500));
+    }
+    Ok(())
 }

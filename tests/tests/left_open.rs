@@ -24,7 +24,10 @@ use keyferry_schemas::{
     topics,
     world::World,
 };
-use keyferry_tests::{hub::Hub, wait::wait_until};
+use keyferry_tests::{
+    hub::Hub,
+    wait::{delivered, wait_until},
+};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer},
@@ -71,9 +74,7 @@ fn write(hub: &Hub, producer: &BaseProducer, (entry, head): &(LedgerEntry, Head)
     let (origin, head) = (head.origin, hub.codec.encode(head));
     let record = BaseRecord::to(topics::HEADS).partition(0).key(origin.as_str()).payload(&head);
     producer.send(record).map_err(|(e, _)| e).unwrap();
-    while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
-    }
+    delivered(producer, PATIENCE).unwrap();
 }
 
 fn offsets(next: i64) -> TopicPartitionList {

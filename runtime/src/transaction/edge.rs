@@ -240,18 +240,8 @@ impl Writer for Arc<BaseProducer<Deliveries>> {
         self.in_flight_count()
     }
 
-    /// Not `poll(wait)`: rdkafka counts in whole milliseconds and turns in place through what is left of the last one, so
-    /// that a wait of 1 ms was one of full load, 40 % of the processor's time (`docs/performance.md`).
     fn serve(&self, wait: Duration) {
-        std::thread::sleep(wait);
-        loop {
-            // One event at a time; each may tell of many records.
-            let before = self.in_flight_count();
-            self.poll(Duration::ZERO);
-            if self.in_flight_count() >= before {
-                return;
-            }
-        }
+        clients::serve(self, wait);
     }
 
     fn take_failed(&self) -> Option<Fault> {

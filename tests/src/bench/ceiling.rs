@@ -26,8 +26,8 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _},
 };
 
-use super::load::{drain, send};
-use crate::hub::Hub;
+use super::load::send;
+use crate::{hub::Hub, wait::delivered};
 
 /// So many different records go to each topic in turn: one alone would compress with itself.
 const DIFFERENT: usize = 16;
@@ -135,7 +135,7 @@ pub fn run(hub: &Hub, origins: &[Country], written: &Written, stop: &AtomicBool)
             send(&producer, BaseRecord::to(&heads).key(origin.as_str()).payload(&written.head).partition(0))?;
             offsets.add_partition_offset(&topics::uploads(*origin), 0, Offset::Offset(*next))?;
         }
-        drain(&producer, Instant::now() + TIMEOUT)?;
+        delivered(&producer, TIMEOUT)?;
         let metadata = consumer.group_metadata().context("a member of the group")?;
         producer.send_offsets_to_transaction(&offsets, &metadata, TIMEOUT)?;
         producer.commit_transaction(TIMEOUT)?;

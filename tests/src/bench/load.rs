@@ -1,12 +1,12 @@
 //! Uploads made before they are needed: to sign and encode them takes the time that is to be measured.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use keyferry_runtime::clock::{Clock as _, SystemClock};
+use anyhow::{Context as _, Result, anyhow};
+use keyferry_runtime::{
+    clients::serve,
+    clock::{Clock as _, SystemClock},
+};
 use keyferry_schemas::{
     country::Country,
     topics,
@@ -14,10 +14,10 @@ use keyferry_schemas::{
 };
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode::QueueFull},
-    producer::{BaseProducer, BaseRecord, Producer as _},
+    producer::{BaseProducer, BaseRecord},
 };
 
-use crate::hub::Hub;
+use crate::{hub::Hub, wait::delivered};
 
 /// Records for the upload topics.
 pub struct Load {
@@ -69,12 +69,11 @@ impl Load {
     /// The broker does not take it within a minute.
     pub fn put(&self, hub: &Hub) -> Result<()> {
         let producer: BaseProducer = hub.kafka("gateway").producer_config().create()?;
-        let give_up = Instant::now() + Duration::from_secs(60);
         for (origin, value) in &self.records {
             let topic = topics::uploads(*origin);
             send(&producer, BaseRecord::to(&topic).payload(value).partition(0))?;
         }
-        drain(&producer, give_up).context("put the uploads on Kafka")
+        delivered(&producer, Duration::from_secs(60)).context("put the uploads on Kafka")
     }
 }
 
@@ -88,34 +87,9 @@ pub fn send(producer: &BaseProducer, mut record: BaseRecord<'_, str, Vec<u8>>) -
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(QueueFull), same)) => {
                 record = same;
-                serve(producer);
+                serve(producer, Duration::from_micros(500));
             }
             Err((e, _)) => return Err(e.into()),
-        }
-    }
-}
-
-/// Waits until all is delivered; `flush` would wait in slices of 100 ms.
-///
-/// # Errors
-/// It is not by then.
-pub fn drain(producer: &BaseProducer, give_up: Instant) -> Result<()> {
-    while producer.in_flight_count() > 0 {
-        serve(producer);
-        ensure!(Instant::now() < give_up, "{} records are not acknowledged", producer.in_flight_count());
-    }
-    Ok(())
-}
-
-/// Waits for a moment and takes what is acknowledged, as the transaction loop does: `poll` with a short wait would turn in
-/// place.
-fn serve(producer: &BaseProducer) {
-    std::thread::sleep(Duration::from_micros(500));
-    loop {
-        let before = producer.in_flight_count();
-        producer.poll(Duration::ZERO);
-        if producer.in_flight_count() >= before {
-            return;
         }
     }
 }

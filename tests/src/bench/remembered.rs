@@ -22,11 +22,11 @@ use rdkafka::producer::{BaseProducer, BaseRecord};
 use super::{
     Size,
     instance::Instance,
-    load::{drain, send},
+    load::send,
     processor::{Bench, COUNTRIES},
     report::Report,
 };
-use crate::hub::Hub;
+use crate::{hub::Hub, wait::delivered};
 
 /// Keys in an entry: an upload as large as it may be.
 const KEYS: usize = 5000;
@@ -110,7 +110,7 @@ fn write_ledger(hub: &Hub, members: &[Country], origin: Country, entries: usize)
     };
     let value = hub.codec.encode(&head);
     send(&producer, BaseRecord::to(topics::HEADS).key(origin.as_str()).payload(&value).partition(0))?;
-    drain(&producer, Instant::now() + Duration::from_secs(120)).context("write a ledger")?;
+    delivered(&producer, Duration::from_secs(120)).context("write a ledger")?;
     hub.commit(origin.as_str(), sequence)
 }
 
