@@ -40,6 +40,23 @@ impl Rng {
         self.number() % n.max(1)
     }
 
+    /// An index into something of this length.
+    pub fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap_or(0)
+    }
+
+    /// True in `times` of `of` cases.
+    pub fn chance(&mut self, times: u64, of: u64) -> bool {
+        self.below(of) < times
+    }
+
+    /// A number from `low` to under `high`, small ones as likely as large ones: each doubling has the same share.
+    pub fn spread(&mut self, low: u64, high: u64) -> u64 {
+        let doublings = u64::from((high / low.max(1)).max(2).ilog2());
+        let from = low << self.below(doublings + 1);
+        (from + self.below(from.max(1))).min(high)
+    }
+
     /// Random bytes.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         std::array::from_fn(|_| self.number() as u8)

@@ -6,13 +6,12 @@ use std::{
 };
 
 use keyferry_runtime::shutdown::Shutdown;
-use keyferry_schemas::time::Millis;
+use keyferry_schemas::{time::Millis, world::Rng};
 
 use super::{
     baton::{Fiber, Life, MS, Micros, SECOND},
     group::Group,
     plan::Plan,
-    rng::Rng,
     topics::Topics,
 };
 

@@ -12,7 +12,6 @@
 //! | `plan` | what one history is about |
 //! | `exact`, `real` | an application without keys, for most histories; the pipeline, for the others |
 //! | `oracle` | what must hold at the end |
-//! | `rng` | chance |
 
 mod baton;
 pub mod campaign;
@@ -23,7 +22,6 @@ mod group;
 mod oracle;
 mod plan;
 mod real;
-mod rng;
 mod strikes;
 mod topics;
 mod writer;
@@ -37,7 +35,10 @@ use keyferry_runtime::{
     network::NetworkFeed,
     transaction::{Application, Runner},
 };
-use keyferry_schemas::{country::Country, world::World};
+use keyferry_schemas::{
+    country::Country,
+    world::{Rng, World},
+};
 
 use baton::{Pool, SECOND, Sim, Starter};
 use clients::SimLog;
@@ -45,7 +46,6 @@ use cluster::Cluster;
 use exact::Exact;
 use plan::Plan;
 use real::Real;
-use rng::Rng;
 
 /// What histories share: made once, as it costs more than many histories.
 #[derive(Clone)]
@@ -114,7 +114,7 @@ impl Stage {
     /// Plays the history of a seed, and judges it. `traced`: keeps what happened.
     #[must_use]
     pub fn play(&self, seed: u64, traced: bool) -> History {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::new(seed);
         let real = seed.is_multiple_of(REAL);
         let mut plan = Plan::draw(&mut rng, &self.countries);
         if self.patient {

@@ -4,12 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use keyferry_runtime::transaction::Settings;
-use keyferry_schemas::{country::Country, time::Millis, topics};
+use keyferry_schemas::{country::Country, time::Millis, topics, world::Rng};
 
-use super::{
-    baton::{MS, Micros, SECOND},
-    rng::Rng,
-};
+use super::baton::{MS, Micros, SECOND};
 
 /// What one origin may upload.
 pub(super) type Payloads = Arc<Vec<Vec<Bytes>>>;
@@ -78,7 +75,7 @@ impl Plan {
     pub fn payload(&self, origin: usize, rng: &mut Rng) -> Bytes {
         match self.payloads.get(origin) {
             Some(pool) if !pool.is_empty() => pool[rng.index(pool.len())].clone(),
-            _ => Bytes::copy_from_slice(&rng.next().to_be_bytes()),
+            _ => Bytes::copy_from_slice(&rng.number().to_be_bytes()),
         }
     }
 
