@@ -2,10 +2,9 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-/// Ticks of the clock in a second, as Linux counts them for everybody.
-const TICKS_PER_S: f64 = 100.0;
+use super::usage::name_and_cpu_s;
 
 /// CPU seconds so far, by thread name, and of another process as a whole.
 #[derive(Debug, Clone, Default)]
@@ -15,10 +14,10 @@ impl Cpu {
     /// As it is now; of a thread that has ended nothing is known any more.
     pub fn now(broker: Option<u32>) -> Result<Self> {
         let mut all = BTreeMap::new();
-        let nameless = read(Path::new("/proc/self"))?.0;
+        let nameless = name_and_cpu_s(Path::new("/proc/self"))?.0;
         for task in fs::read_dir("/proc/self/task")? {
             // One may end at any moment.
-            if let Ok((name, seconds)) = read(&task?.path()) {
+            if let Ok((name, seconds)) = name_and_cpu_s(&task?.path()) {
                 // "keys-de" and "keys-fr" are one part of the service, "rdk:broker1" and "rdk:main" one library.
                 let name = name.split(['-', ':']).next().unwrap_or_default();
                 // A thread without a name has that of the program: it is the processor's.
@@ -27,7 +26,7 @@ impl Cpu {
             }
         }
         if let Some(pid) = broker {
-            all.insert("broker".into(), read(Path::new(&format!("/proc/{pid}")))?.1);
+            all.insert("broker".into(), name_and_cpu_s(Path::new(&format!("/proc/{pid}")))?.1);
         }
         Ok(Self(all))
     }
@@ -39,13 +38,4 @@ impl Cpu {
         used.sort_by(|a, b| b.1.total_cmp(&a.1));
         used
     }
-}
-
-/// Name and CPU seconds of a task.
-fn read(task: &Path) -> Result<(String, f64)> {
-    let stat = fs::read_to_string(task.join("stat"))?;
-    let (name, rest) = stat.split_once('(').and_then(|(_, s)| s.rsplit_once(')')).context("a name")?;
-    let fields: Vec<_> = rest.split_whitespace().collect();
-    let ticks = |i: usize| -> Result<f64> { Ok(fields.get(i).context("a number")?.parse()?) };
-    Ok((name.to_owned(), (ticks(11)? + ticks(12)?) / TICKS_PER_S))
 }

@@ -1,6 +1,6 @@
 //! What processes and topics take: processor time, memory, disk.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -22,22 +22,28 @@ impl Usage {
     /// # Errors
     /// There is no such process.
     pub fn of(pid: u32) -> Result<Self> {
-        let read = |file: &str| {
-            let path = format!("/proc/{pid}/{file}");
-            std::fs::read_to_string(&path).with_context(|| format!("read {path}"))
-        };
+        let path = format!("/proc/{pid}");
+        let status = fs::read_to_string(format!("{path}/status")).with_context(|| format!("read {path}"))?;
         Ok(Self {
-            cpu_s: ticks(&read("stat")?).context("a stat of another form")? / TICKS_PER_SECOND,
-            resident_bytes: resident(&read("status")?).context("a status of another form")?,
+            cpu_s: name_and_cpu_s(Path::new(&path))?.1,
+            resident_bytes: resident(&status).context("a status of another form")?,
         })
     }
 }
 
-/// User and system time of a line of `/proc/PID/stat`. The name of the program comes before, in brackets, and may hold
-/// anything.
-fn ticks(stat: &str) -> Option<f64> {
-    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?)
+/// Name and processor time, in seconds, of a process or a thread, by its folder below `/proc`.
+pub(super) fn name_and_cpu_s(task: &Path) -> Result<(String, f64)> {
+    let stat = fs::read_to_string(task.join("stat")).with_context(|| format!("read {}", task.display()))?;
+    let (name, ticks) = name_and_ticks(&stat).context("a stat of another form")?;
+    Ok((name.to_owned(), ticks / TICKS_PER_SECOND))
+}
+
+/// Name, and user and system time, of a line of `stat`. The name is in brackets, and may hold anything.
+fn name_and_ticks(stat: &str) -> Option<(&str, f64)> {
+    let (head, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = rest.split_whitespace().collect();
+    let ticks = |i: usize| fields.get(i)?.parse::<f64>().ok();
+    Some((head.split_once('(')?.1, ticks(11)? + ticks(12)?))
 }
 
 fn resident(status: &str) -> Option<f64> {
@@ -74,7 +80,7 @@ mod tests {
     #[test]
     fn times_and_memory_are_found() {
         let stat = "42 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0 1 0";
-        assert_eq!(ticks(stat), Some(300.0));
+        assert_eq!(name_and_ticks(stat), Some(("a) b", 300.0)));
         assert_eq!(resident("Name:\tx\nVmRSS:\t    2 kB\n"), Some(2048.0));
         let own = Usage::of(std::process::id()).unwrap();
         assert!(own.resident_bytes > 1e5 && own.cpu_s >= 0.0);
