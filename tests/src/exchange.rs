@@ -288,18 +288,25 @@ pub fn listener(door: Door, world: &World, folder: &Path) -> Result<HttpConfig> 
 /// # Errors
 /// The certificate can not be used.
 pub fn client(world: &World, who: Option<&Identity>) -> Result<Client> {
+    Ok(Client::builder().no_proxy().tls_backend_preconfigured(tls(world, who)?).build()?)
+}
+
+/// How such a client proves who it is, and whom it trusts.
+///
+/// # Errors
+/// The certificate can not be used.
+pub fn tls(world: &World, who: Option<&Identity>) -> Result<ClientConfig> {
     let der = |identity: &Identity| anyhow::Ok(identity.certificate.x509().to_der()?.into());
     let mut roots = RootCertStore::empty();
     roots.add(der(&world.anchor)?)?;
     let config = ClientConfig::builder().with_root_certificates(roots);
-    let config = match who {
+    Ok(match who {
         None => config.with_no_client_auth(),
         Some(who) => {
             let key = PrivateKeyDer::from_pem_slice(who.key_pem()?.as_bytes())?;
             config.with_client_auth_cert(vec![der(who)?], key)?
         }
-    };
-    Ok(Client::builder().no_proxy().tls_backend_preconfigured(config).build()?)
+    })
 }
 
 /// The subject as a proxy writes it, RFC 2253: the last attribute first.

@@ -18,15 +18,11 @@ use keyferry_schemas::{
     world::{Rng, World, key},
 };
 use keyferry_sinks::{DistributeConfig, Distribution};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{PrivateKeyDer, pem::PemObject},
-};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     downloads,
-    exchange::listener,
+    exchange::{listener, tls},
     front::Door,
     hub::{Hub, Processor},
 };
@@ -101,13 +97,7 @@ impl Scene {
     /// The backend of a country: mutual TLS, a connection for each request at a time, kept alive.
     pub fn backend(&self, country: &str) -> Result<reqwest::Client> {
         let world = &self.hub.world;
-        let own = &world.nation(country)?.authentication;
-        let mut roots = RootCertStore::empty();
-        roots.add(world.anchor.certificate.x509().to_der()?.into())?;
-        let key = PrivateKeyDer::from_pem_slice(own.key_pem()?.as_bytes())?;
-        let config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![own.certificate.x509().to_der()?.into()], key)?;
+        let config = tls(world, Some(&world.nation(country)?.authentication))?;
         let client = reqwest::Client::builder().no_proxy().http1_only().timeout(Duration::from_secs(60));
         Ok(client.tls_backend_preconfigured(config).build()?)
     }
