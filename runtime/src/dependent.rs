@@ -75,6 +75,14 @@ impl Dependent {
         self.child.id()
     }
 
+    /// Sends it a signal. It must not have ended before: its number may belong to another process by then.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
     /// How it ended, if it did. Does not block.
     ///
     /// # Errors
@@ -107,7 +115,7 @@ impl Dependent {
     pub fn terminate(mut self, limit: Duration) -> io::Result<()> {
         // Asking first reaps a child that is gone already, whose number may belong to another process by now.
         if self.ended()?.is_none() {
-            kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+            self.signal(Signal::TERM)?;
         }
         let begun = Instant::now();
         while begun.elapsed() < limit {

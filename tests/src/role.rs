@@ -12,7 +12,7 @@ use keyferry_runtime::{
     dependent::{Dependent, last_lines},
 };
 use reqwest::StatusCode;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -115,7 +115,7 @@ impl Role {
     /// # Panics
     /// It is gone already.
     pub fn terminate(&self) {
-        kill_process(Pid::from_raw(self.process.pid().try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
+        self.process.signal(Signal::TERM).unwrap();
     }
 
     /// Waits for its end.

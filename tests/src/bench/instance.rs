@@ -15,7 +15,7 @@ use keyferry_runtime::{
     transaction::Settings,
 };
 use keyferry_schemas::certificate::Certificate;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::usage::Usage;
 use crate::hub::{Hub, clients, runner, tools};
@@ -77,7 +77,7 @@ impl Instance {
     /// # Errors
     /// It is gone.
     pub fn hold(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        Ok(self.process.signal(Signal::STOP)?)
     }
 
     /// Lets it go on.
@@ -85,13 +85,7 @@ impl Instance {
     /// # Errors
     /// It is gone.
     pub fn release(&self) -> Result<()> {
-        self.signal(Signal::CONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let pid =
-            i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw).context("no such process")?;
-        Ok(kill_process(pid, signal)?)
+        Ok(self.process.signal(Signal::CONT)?)
     }
 
     /// What it has used up to now.

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use keyferry_runtime::dependent::{Dependent, last_lines};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::stage::{PATIENCE, Role};
 use crate::front::Door;
@@ -114,7 +114,7 @@ impl Slot {
     /// It is gone.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         let process = self.process.as_ref().with_context(|| format!("{} does not run", self.name))?;
-        kill_process(Pid::from_raw(process.pid().try_into()?).context("a process id")?, signal)?;
+        process.signal(signal)?;
         self.frozen = signal == Signal::STOP;
         Ok(())
     }
@@ -135,10 +135,9 @@ impl Slot {
     pub fn terminate(&mut self) -> Result<()> {
         self.frozen = false;
         let Some(mut process) = self.process.take() else { return Ok(()) };
-        let pid = Pid::from_raw(process.pid().try_into()?).context("a process id")?;
-        kill_process(pid, Signal::TERM)?;
+        process.signal(Signal::TERM)?;
         // One that stood at a point has to go on to hear of it.
-        let _ = kill_process(pid, Signal::CONT);
+        let _ = process.signal(Signal::CONT);
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if let Some(status) = process.ended()? {
