@@ -19,7 +19,10 @@ use keyferry_runtime::{
 use keyferry_schemas::time::Millis;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use crate::hub::{Hub, Processor, runner};
+use crate::{
+    hub::Hub,
+    processor::{Processor, runner},
+};
 
 /// A clock that is off by so many milliseconds, which may change while it is in use.
 #[derive(Debug, Default, Clone)]

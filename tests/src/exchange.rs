@@ -36,11 +36,7 @@ use rustls::{
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::{
-    downloads,
-    front::Door,
-    hub::{Hub, Processor},
-};
+use crate::{downloads, front::Door, hub::Hub, processor::Processor};
 
 /// Headers of a proxy: who the client is.
 pub const SHA256_HEADER: &str = "x-ssl-client-sha256";

@@ -19,7 +19,8 @@ use tokio::runtime::Runtime;
 
 use crate::{
     exchange::{client, listener},
-    hub::{Hub, Processor},
+    hub::Hub,
+    processor::Processor,
 };
 
 /// How clients prove who they are.

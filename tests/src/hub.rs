@@ -1,39 +1,25 @@
-//! A hub of a test's own: a broker, the topics of a made-up world, its network document, processors in threads.
+//! A hub of a test's own: a broker, the topics of a made-up world, its network document, and what stands on its topics.
 
-use std::{
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ed25519_dalek::SigningKey;
-use keyferry_processors::{
-    fingerprint::{Secret, Secrets},
-    pipeline::Tools,
-    role::Pipeline,
-    sign::Signer,
-};
 use keyferry_runtime::{
     broker::Broker,
     clock::{Clock as _, SystemClock},
     codec::{Codec, KeysRecord},
     config::{KafkaConfig, LogConfig},
-    health::Health,
     kafka::{Isolation, Kafka},
     network::NetworkFeed,
-    shutdown::Shutdown,
     tail::{Next, Record, Start, Tail},
     telemetry,
-    transaction::{Runner, Settings},
 };
-use keyferry_schemas::world::{HUB_KEY, Rng, World, key};
 use keyferry_schemas::{
     batch::{SignedBatch, bit},
     chain::{Chains, VerifiedBatch},
     country::Country,
     records::{LedgerEntry, Upload},
     topics::{self, Topic},
+    world::{Rng, World, key},
 };
 use rdkafka::{
     admin::{AdminOptions, NewTopic, TopicReplication},
@@ -189,45 +175,6 @@ impl Hub {
         Ok(NetworkFeed::start(&self.kafka("test"), self.codec.clone(), self.world.anchors())?)
     }
 
-    /// Starts a processor in a thread.
-    ///
-    /// # Errors
-    /// The network document can not be read.
-    pub fn processor(&self, instance: &str) -> Result<Processor> {
-        self.processor_with(Settings::new(instance), &[])
-    }
-
-    /// The same, with these limits and options of its Kafka clients.
-    ///
-    /// # Errors
-    /// The network document can not be read.
-    pub fn processor_with(&self, settings: Settings, options: &[(&str, &str)]) -> Result<Processor> {
-        self.processor_following(self.network()?, settings, options)
-    }
-
-    /// The same, with a document that is followed already.
-    ///
-    /// # Errors
-    /// A metric is defined twice.
-    pub fn processor_following(
-        &self,
-        network: NetworkFeed,
-        settings: Settings,
-        options: &[(&str, &str)],
-    ) -> Result<Processor> {
-        let tools = self.tools(&settings.transactional_id);
-        let kafka = clients(self.broker.bootstrap_servers(), options, "process");
-        let health = Health::new("process");
-        let runner = runner(kafka, self.codec.clone(), network, tools, settings, &health)?;
-        Ok(Processor::start(runner, health))
-    }
-
-    /// What a processor of this hub holds.
-    #[must_use]
-    pub fn tools(&self, instance: &str) -> Tools {
-        tools(instance, &self.world.hub_key.to_bytes())
-    }
-
     /// Every record of a topic, up to its end as this isolation sees it.
     ///
     /// # Errors
@@ -319,33 +266,6 @@ pub fn clients(bootstrap: &str, options: &[(&str, &str)], role: &str) -> Kafka {
     Kafka::new(&KafkaConfig { bootstrap_servers: bootstrap.to_owned(), client_id: None, options }, role)
 }
 
-/// What a processor holds.
-#[must_use]
-pub fn tools(instance: &str, hub_key: &[u8; 32]) -> Tools {
-    Tools {
-        secrets: Secrets { current: Secret::new("s1", &[7; 32]), previous: None },
-        signers: vec![Signer::new(HUB_KEY.into(), SigningKey::from_bytes(hub_key))],
-        writer: instance.into(),
-    }
-}
-
-/// A processor that is ready to run.
-///
-/// # Errors
-/// A metric is defined twice.
-pub fn runner(
-    kafka: Kafka,
-    codec: Codec,
-    network: NetworkFeed,
-    tools: Tools,
-    settings: Settings,
-    health: &Health,
-) -> Result<Runner<Pipeline>> {
-    let beat = health.component("transactions", Duration::from_secs(60));
-    let application = Arc::new(Pipeline::new(tools, codec.clone())?);
-    Ok(Runner { application, kafka, codec, network, settings, clock: Arc::new(SystemClock), beat })
-}
-
 /// Runs a future to its end on this thread.
 ///
 /// # Panics
@@ -353,48 +273,4 @@ pub fn runner(
 pub fn block_on<F: Future>(future: F) -> F::Output {
     #[expect(clippy::expect_used, reason = "a test without a runtime is no test")]
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
-}
-
-/// A processor in a thread; stopped when dropped.
-pub struct Processor {
-    /// How it says it is.
-    pub health: Health,
-    shutdown: Shutdown,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl Processor {
-    pub(crate) fn start(runner: Runner<Pipeline>, health: Health) -> Self {
-        let shutdown = Shutdown::new();
-        let token = shutdown.clone();
-        let thread = std::thread::spawn(move || runner.run(&token).map_err(|e| anyhow::anyhow!("{e}")));
-        Self { health, shutdown, thread: Some(thread) }
-    }
-
-    /// Whether it has ended by itself, which no processor does unless an operator has to help.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Stops it in good order and returns how it ended.
-    ///
-    /// # Errors
-    /// It had ended with a fault.
-    pub fn stop(mut self) -> Result<()> {
-        self.shutdown.trip();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            _ => bail!("the processor panicked"),
-        }
-    }
-}
-
-impl Drop for Processor {
-    fn drop(&mut self) {
-        self.shutdown.trip();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }

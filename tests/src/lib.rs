@@ -21,6 +21,7 @@
 //! | [`lossy`] | a proxy that loses answers |
 //! | [`model`] | what the countries must receive, said in another way than the pipeline says it |
 //! | [`operator`] | what an operator has: files, and the program |
+//! | [`processor`] | processors of a hub, in threads |
 //! | [`program`] | the program itself, as an operator runs it |
 //! | [`raw`] | requests to a broker without a library, for what no library sends |
 //! | [`registry`] | a schema registry of a test's own |
@@ -51,6 +52,7 @@ pub mod lone;
 pub mod lossy;
 pub mod model;
 pub mod operator;
+pub mod processor;
 pub mod program;
 pub mod raw;
 pub mod registry;

@@ -24,7 +24,8 @@ use keyferry_schemas::{
 use keyferry_sinks::callbacks::CallbacksConfig;
 use keyferry_tests::{
     callee::{Mood, Subscriber, files},
-    hub::{Hub, Processor},
+    hub::Hub,
+    processor::Processor,
     service::{Service, stored},
     wait::wait_until,
 };

@@ -15,10 +15,7 @@ use keyferry_schemas::{
     topics,
     world::{Rng, World, key},
 };
-use keyferry_tests::{
-    hub::{Hub, Processor},
-    wait::wait_until,
-};
+use keyferry_tests::{hub::Hub, processor::Processor, wait::wait_until};
 
 fn processor(hub: &Hub, instance: &str, every_ms: u64) -> Processor {
     let checkpoint_interval = Some(Duration::from_millis(every_ms));

@@ -17,7 +17,7 @@ use keyferry_schemas::{
     time::{MILLIS_PER_DAY, Millis},
     world::{Rng, World, key},
 };
-use keyferry_tests::hub::tools;
+use keyferry_tests::processor::tools;
 
 const NOW: Millis = Millis(20_000 * MILLIS_PER_DAY - 10_000);
 

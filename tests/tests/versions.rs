@@ -24,10 +24,7 @@ use keyferry_schemas::{
     records::{LedgerEntry, Outcome},
     world::{Algorithm, HUB_KEY, Identity, Rng, World, key},
 };
-use keyferry_tests::{
-    hub::{Hub, Processor},
-    wait::wait_until,
-};
+use keyferry_tests::{hub::Hub, processor::Processor, wait::wait_until};
 
 const ORIGINS: [&str; 5] = ["DE", "ES", "FR", "IT", "NL"];
 const NEW_KEY: &str = "hub-2";

@@ -7,18 +7,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use keyferry_runtime::{
-    codec::Codec,
     dependent::{Dependent, last_lines},
     health::Health,
-    network::NetworkFeed,
     shutdown::Shutdown,
     transaction::Settings,
 };
-use keyferry_schemas::certificate::Certificate;
 use rustix::process::Signal;
 
 use super::usage::Usage;
-use crate::hub::{Hub, clients, runner, tools};
+use crate::{
+    hub::{Hub, clients},
+    lone,
+};
 
 /// The argument with which this program becomes a processor: `--instance BOOTSTRAP NAME FOLDER`.
 pub const ARGUMENT: &str = "--instance";
@@ -38,9 +38,7 @@ impl Instance {
     /// # Errors
     /// It can not be started.
     pub fn start(hub: &Hub, name: &str, core: Option<usize>) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        std::fs::write(folder.path().join("anchor.pem"), hub.world.anchor.certificate_pem()?)?;
-        std::fs::write(folder.path().join("hub.key"), hex::encode(hub.world.hub_key.to_bytes()))?;
+        let folder = lone::folder(&hub.world)?;
         let this = std::env::current_exe()?;
         let mut arguments: Vec<PathBuf> =
             [ARGUMENT, hub.broker.bootstrap_servers(), name].map(Into::into).into();
@@ -105,13 +103,8 @@ pub fn run(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut next = || arguments.next().context("--instance BOOTSTRAP NAME FOLDER");
     let (bootstrap, name, folder) = (next()?, next()?, PathBuf::from(next()?));
     let kafka = clients(&bootstrap, &[], "process");
-    let anchor = Certificate::from_pem(&std::fs::read_to_string(folder.join("anchor.pem"))?)?;
-    let mut hub_key = [0; 32];
-    hex::decode_to_slice(std::fs::read_to_string(folder.join("hub.key"))?, &mut hub_key)?;
-    let codec = Codec::single_object()?;
-    let network = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
     let health = Health::new("process");
-    let runner = runner(kafka, codec, network, tools(&name, &hub_key), Settings::new(&name), &health)?;
+    let runner = lone::processor(kafka, &folder, Settings::new(&name), &health)?;
     std::thread::spawn(move || tell(&health, &folder));
     runner.run(&Shutdown::new()).map_err(|e| anyhow::anyhow!("{e}"))
 }

@@ -24,7 +24,8 @@ use crate::{
     downloads,
     exchange::{listener, tls},
     front::Door,
-    hub::{Hub, Processor},
+    hub::Hub,
+    processor::Processor,
 };
 
 /// Each of them sends to the four others.

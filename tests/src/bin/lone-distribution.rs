@@ -19,9 +19,8 @@ use keyferry_runtime::{
     shutdown::Shutdown,
     telemetry,
 };
-use keyferry_schemas::certificate::Certificate;
 use keyferry_sinks::Distribution;
-use keyferry_tests::{downloads::config, hub::clients};
+use keyferry_tests::{downloads::config, hub::clients, lone};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -35,7 +34,7 @@ fn main() -> Result<()> {
         telemetry::init(&LogConfig::default()).map_err(said)?;
     }
     let kafka = clients(&bootstrap, &[], "distribute");
-    let anchor = Certificate::from_pem(&std::fs::read_to_string(folder.join("anchor.pem"))?)?;
+    let anchor = lone::anchor(&folder)?;
     let codec = Codec::single_object()?;
     let feed = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
     let health = Health::new("distribute");

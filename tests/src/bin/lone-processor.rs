@@ -7,11 +7,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
-use keyferry_runtime::{
-    codec::Codec, health::Health, network::NetworkFeed, shutdown::Shutdown, transaction::Settings,
-};
-use keyferry_schemas::certificate::Certificate;
-use keyferry_tests::hub::{clients, runner, tools};
+use keyferry_runtime::{health::Health, shutdown::Shutdown, transaction::Settings};
+use keyferry_tests::{hub::clients, lone};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -41,13 +38,7 @@ fn main() -> Result<()> {
     }
     let options = [("session.timeout.ms", "2000"), ("heartbeat.interval.ms", "300")];
     let kafka = clients(&bootstrap, &options, "process");
-    let anchor = Certificate::from_pem(&std::fs::read_to_string(folder.join("anchor.pem"))?)?;
-    let mut hub_key = [0; 32];
-    hex::decode_to_slice(std::fs::read_to_string(folder.join("hub.key"))?, &mut hub_key)?;
-    let codec = Codec::single_object()?;
-    let network = NetworkFeed::start(&kafka, codec.clone(), vec![anchor])?;
     let settings = Settings { checkpoint_interval: checkpoints, ..Settings::new(&instance) };
-    let runner =
-        runner(kafka, codec, network, tools(&instance, &hub_key), settings, &Health::new("process"))?;
+    let runner = lone::processor(kafka, &folder, settings, &Health::new("process"))?;
     runner.run(&Shutdown::new()).map_err(|e| anyhow::anyhow!("{e}"))
 }

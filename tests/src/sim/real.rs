@@ -15,7 +15,7 @@ use keyferry_schemas::{
 };
 
 use super::{oracle::Told, plan::Payloads};
-use crate::hub;
+use crate::processor;
 
 /// Uploads that each country has.
 const UPLOADS: usize = 8;
@@ -51,7 +51,7 @@ impl Real {
 
     /// The pipeline of one instance.
     pub fn application(&self, codec: &Codec, writer: &str) -> Result<Pipeline> {
-        Ok(Pipeline::new(hub::tools(writer, &self.hub_key), codec.clone())?)
+        Ok(Pipeline::new(processor::tools(writer, &self.hub_key), codec.clone())?)
     }
 }
 

@@ -29,7 +29,8 @@ use keyferry_schemas::{
 };
 use keyferry_tests::{
     front::{Door, Front},
-    hub::{Hub, Processor},
+    hub::Hub,
+    processor::Processor,
     trio::{
         TOPICS, Trio,
         faults::{Blow, Fault},
